@@ -1,0 +1,97 @@
+r"""A multilayer perceptron's value, tangent and cotangent in closed form.
+
+Layers ``l = 1..L`` with input ``a_0 = x``:
+
+.. math:: z_l = a_{l-1} W_l^T + b_l, \qquad a_l = \phi_l(z_l), \qquad D_l = \phi_l'(z_l)
+
+Forward tangent (J v) and reverse cotangent (J^T u) of the output with respect to all weights and biases, at
+tangents ``(dW_l, db_l)`` and cotangent u:
+
+.. math:: dz_l &= a_{l-1} dW_l^T + da_{l-1} W_l^T + db_l, \qquad da_l = D_l \, dz_l \\
+          u_l &= D_l \, u, \qquad \bar W_l = u_l^T a_{l-1}, \quad \bar b_l = 1^T u_l, \quad u \leftarrow u_l W_l
+
+(Pearlmutter 1994; Schulman 2016, appendix of the thesis.) The activations and slopes are computed once; each
+product then costs two passes of matrix multiplications and no graph.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor
+
+from sb3_trpo.core.distributions import Tangents
+from sb3_trpo.core.parameters import unflatten
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class Layer(NamedTuple):
+    """``weight`` (out, in), ``bias`` (out,), and an elementwise ``activation``, None for the identity."""
+
+    weight: Tensor
+    bias: Tensor
+    activation: Activation | None
+
+
+class Mlp(NamedTuple):
+    """Layers of a perceptron, and ``free`` parameters: outputs which do not depend on the input (a shared log std)."""
+
+    layers: tuple[Layer, ...]
+    free: tuple[Tensor, ...] = ()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """W_1, b_1, .., W_L, b_L, then the free ones: the order of flat vectors."""
+        return [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)] + list(self.free)
+
+
+class MlpJacobian:
+    """Jacobian of ``(mlp(x), *free)`` at one batch ``x`` (N, D) and at the parameters as they stand."""
+
+    def __init__(self, mlp: Mlp, x: Tensor):
+        self._weights = [layer.weight.detach() for layer in mlp.layers]
+        self._like: Sequence[Tensor] = mlp.parameters
+        self._inputs: list[Tensor] = []
+        self._slopes: list[Tensor | None] = []
+        for layer in mlp.layers:
+            self._inputs.append(x)
+            z = th.addmm(layer.bias.detach(), x, layer.weight.detach().t())
+            x, slope = (z, None) if layer.activation is None else _value_and_slope(layer.activation, z)
+            self._slopes.append(slope)
+        self.output = x
+        """The value of the perceptron, (N, K)."""
+
+    def jvp(self, vector: Tensor) -> Tangents:
+        """``J v``: tangents of ``(mlp(x), *free)`` for a flat parameter tangent ``vector`` (P,)."""
+        parts = unflatten(vector, self._like)
+        da: Tensor | None = None
+        n_layers = len(self._weights)
+        for layer, (weight, a, slope) in enumerate(zip(self._weights, self._inputs, self._slopes, strict=True)):
+            dz = th.addmm(parts[2 * layer + 1], a, parts[2 * layer].t())
+            if da is not None:
+                dz.addmm_(da, weight.t())
+            da = dz if slope is None else dz.mul_(slope)
+        assert da is not None
+        return (da, *parts[2 * n_layers :])
+
+    def vjp(self, cotangents: Tangents) -> Tensor:
+        """``J^T u``: the flat vector (P,) for cotangents in the shapes of ``(mlp(x), *free)``."""
+        u, *free = cotangents
+        layers: list[Tensor] = []
+        for layer in reversed(range(len(self._weights))):
+            slope = self._slopes[layer]
+            u_layer = u if slope is None else u * slope
+            layers = [(u_layer.t() @ self._inputs[layer]).reshape(-1), u_layer.sum(0), *layers]
+            if layer > 0:
+                u = u_layer @ self._weights[layer]
+        return th.cat([*layers, *free])
+
+
+def _value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+    """``phi(z)`` and ``phi'(z)`` of an elementwise activation."""
+    with th.enable_grad():
+        z = z.detach().requires_grad_()
+        a = activation(z)
+        (slope,) = th.autograd.grad(a, z, th.ones_like(a))
+    return a.detach(), slope

@@ -1,0 +1,167 @@
+r"""One trust-region step of the natural gradient.
+
+.. math:: \max_s \; g^T s \quad\text{s.t.}\quad \tfrac12 s^T (F + \lambda I) s \le \delta
+          \quad\Rightarrow\quad s = \sqrt{2\delta / x^T (F + \lambda I) x}\; x, \qquad (F + \lambda I)\, x = g
+
+followed by a line search on the true objective and KL (Schulman et al. 2015, section 6 and appendix C).
+
+Symbols: g (P,) gradient of the surrogate objective, F (P, P) Fisher information matrix, lambda damping,
+delta trust-region radius in nats, s (P,) the full step.
+
+The step does not depend on the scale of g, so the system is solved for g divided by its largest entry: tiny and
+huge advantages go the same way. Differs from sb3-contrib: the step length needs no product of its own, a step is
+refused with its reason instead of leaving NaN behind, and the KL that is tested is KL(old || new).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor
+
+from sb3_trpo.core.conjugate_gradient import CGSolution, LinearMap, conjugate_gradient
+from sb3_trpo.core.line_search import Evaluation, LineSearchResult, backtracking_line_search
+from sb3_trpo.core.status import CGStatus, StepStatus
+
+
+class NaturalStep(NamedTuple):
+    """Everything an update did.
+
+    ``full_step`` s (P,) or None when there was none; ``expected_improvement`` is ``fraction * g^T s`` and
+    ``quadratic_kl`` is ``fraction^2 * s^T F s / 2`` in nats, both of the step that was taken; ``objective`` and
+    ``kl`` hold at the parameters as they were left.
+    """
+
+    status: StepStatus
+    radius: float
+    gradient_norm: float
+    objective: float
+    improvement: float
+    expected_improvement: float
+    kl: float
+    quadratic_kl: float
+    fraction: float
+    backtracks: int
+    cg: CGSolution | None
+    full_step: Tensor | None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the parameters moved."""
+        return self.status is StepStatus.ACCEPTED
+
+    @property
+    def reduction_ratio(self) -> float:
+        """rho, actual over predicted improvement; NaN for a refused step."""
+        return self.improvement / self.expected_improvement if self.accepted else math.nan
+
+
+def natural_step(
+    parameters: Sequence[Tensor],
+    gradient: Tensor,
+    fisher_vector_product: LinearMap,
+    evaluate: Callable[[], Evaluation],
+    objective: float,
+    *,
+    radius: float,
+    damping: float,
+    cg_max_steps: int,
+    cg_tolerance: float,
+    shrinking_factor: float,
+    max_candidates: int,
+    preconditioner: LinearMap | None = None,
+    x0: Tensor | None = None,
+) -> NaturalStep:
+    """Take the largest natural-gradient step that stays inside the trust region and improves the objective.
+
+    :param parameters: theta, moved in place by an accepted step, untouched bit for bit by a refused one
+    :param gradient: g (P,), of the objective at theta
+    :param fisher_vector_product: v (P,) -> F v (P,), without damping
+    :param evaluate: objective and KL(old || current) at the parameters as they stand
+    :param objective: the objective at theta
+    :param radius: delta, in nats
+    :param damping: lambda >= 0
+    :param cg_max_steps: most conjugate gradient steps
+    :param cg_tolerance: relative residual at which conjugate gradient stops
+    :param shrinking_factor: backtracking fraction in (0, 1)
+    :param max_candidates: candidates the line search may try
+    :param preconditioner: r (P,) -> M^-1 r (P,) for conjugate gradient
+    :param x0: start of conjugate gradient, in units of g divided by its largest entry
+    """
+    scale = gradient.abs().max()
+    gradient_norm = float(th.linalg.vector_norm(gradient.double()))
+    status = _obstacle(objective, gradient_norm, radius)
+    if status is not None:
+        return _refused(status, radius, objective, gradient_norm)
+
+    def damped(v: Tensor) -> Tensor:
+        return fisher_vector_product(v) + damping * v
+
+    unit_gradient = gradient / scale
+    cg = conjugate_gradient(
+        damped, unit_gradient, max_steps=cg_max_steps, tolerance=cg_tolerance, x0=x0, preconditioner=preconditioner
+    )
+    full_step = math.sqrt(2.0 * radius / cg.curvature) * cg.x if cg.curvature > 0 else None
+    if cg.status is CGStatus.NON_FINITE or (full_step is not None and not th.isfinite(full_step).all()):
+        return _refused(StepStatus.NON_FINITE_DIRECTION, radius, objective, gradient_norm, cg)
+    if full_step is None:
+        return _refused(StepStatus.NO_CURVATURE, radius, objective, gradient_norm, cg)
+
+    search = backtracking_line_search(
+        parameters,
+        full_step,
+        evaluate,
+        objective,
+        radius=radius,
+        shrinking_factor=shrinking_factor,
+        max_candidates=max_candidates,
+    )
+    directional_derivative = float(th.dot(unit_gradient, full_step)) * float(scale)
+    full_quadratic_kl = radius - 0.5 * damping * float(full_step.square().sum())
+    return _taken(search, radius, objective, gradient_norm, directional_derivative, full_quadratic_kl, cg, full_step)
+
+
+def _obstacle(objective: float, gradient_norm: float, radius: float) -> StepStatus | None:
+    """What makes a step impossible before any product is spent on it."""
+    if not math.isfinite(objective):
+        return StepStatus.NON_FINITE_OBJECTIVE
+    if not math.isfinite(gradient_norm):
+        return StepStatus.NON_FINITE_GRADIENT
+    if gradient_norm == 0.0:
+        return StepStatus.ZERO_GRADIENT
+    if radius == 0.0:
+        return StepStatus.ZERO_RADIUS
+    return None
+
+
+def _taken(
+    search: LineSearchResult,
+    radius: float,
+    objective: float,
+    gradient_norm: float,
+    directional_derivative: float,
+    full_quadratic_kl: float,
+    cg: CGSolution,
+    full_step: Tensor,
+) -> NaturalStep:
+    return NaturalStep(
+        status=search.status,
+        radius=radius,
+        gradient_norm=gradient_norm,
+        objective=search.evaluation.objective,
+        improvement=search.evaluation.objective - objective,
+        expected_improvement=search.fraction * directional_derivative,
+        kl=search.evaluation.kl,
+        quadratic_kl=search.fraction**2 * full_quadratic_kl,
+        fraction=search.fraction,
+        backtracks=search.backtracks,
+        cg=cg,
+        full_step=full_step,
+    )
+
+
+def _refused(
+    status: StepStatus, radius: float, objective: float, gradient_norm: float, cg: CGSolution | None = None
+) -> NaturalStep:
+    return NaturalStep(status, radius, gradient_norm, objective, 0.0, 0.0, 0.0, 0.0, 0.0, 0, cg, None)

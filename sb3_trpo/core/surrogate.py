@@ -1,0 +1,55 @@
+r"""The surrogate objective of a policy against the policy that collected the data.
+
+.. math:: L(\theta) = \sum_n w_n \, \rho_n(\theta) \, A_n, \qquad
+          \rho_n = \pi_\theta(a_n | s_n) / \pi_{old}(a_n | s_n)
+
+(Schulman et al. 2015, arXiv 1502.05477, equation 14, with advantages in place of Q-values.) Weights ``w``
+(N,) sum to one over the whole batch, so every mean in this package is ``(w * x).sum()``; a padded step has
+weight zero, and when a batch is spread over processes their sums add up to the mean.
+"""
+
+import torch as th
+from torch import Tensor
+
+
+def normalized_weights(mask: Tensor) -> Tensor:
+    """Scale non-negative ``mask`` (N,) such that it sums to one.
+
+    :raises ValueError: when nothing is left to average.
+    """
+    total = mask.sum()
+    if not total > 0:
+        raise ValueError(f"the weights sum to {float(total)}: at least one step must have a positive weight")
+    return mask / total
+
+
+def uniform_weights(like: Tensor) -> Tensor:
+    """Weights 1/N for the N steps of ``like``, with its dtype and device."""
+    return th.full((len(like),), 1.0 / len(like), dtype=like.dtype, device=like.device)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """``sum_n w_n x_n`` of ``values`` (N,); steps of weight zero do not count, whatever they hold."""
+    return (weights * values.where(weights > 0, 0.0)).sum()
+
+
+def standardize(advantages: Tensor, weights: Tensor) -> Tensor:
+    """Advantages (N,) with mean zero and standard deviation one (Bessel-corrected) under ``weights``.
+
+    Advantages which differ by no more than their own rounding carry no signal: they become exact zeros, where
+    dividing by a tiny constant would blow their rounding errors up to size one. Computed in float64. Differs
+    from sb3-contrib, which adds 1e-8 to the standard deviation and so changes the result with the reward scale.
+    """
+    values, w = advantages.double(), weights.double()
+    centred = values - weighted_mean(values, w)
+    effective_count = 1.0 / w.square().sum()
+    variance = weighted_mean(centred.square(), w) * effective_count / (effective_count - 1.0).clamp(min=1e-12)
+    rounding = th.finfo(advantages.dtype).eps * values.where(w > 0, 0.0).abs().max()
+    if variance.sqrt() <= rounding:
+        return th.zeros_like(advantages)
+    return (centred / variance.sqrt()).to(advantages.dtype)
+
+
+def surrogate_objective(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """``sum_n w_n exp(log_prob_n - old_log_prob_n) A_n``, a scalar; all arguments have shape (N,)."""
+    return weighted_mean(th.exp(log_prob - old_log_prob) * advantages, weights)

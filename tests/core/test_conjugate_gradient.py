@@ -1,0 +1,146 @@
+"""Conjugate gradient against dense solves, SciPy's, and systems made to mislead it."""
+
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.linalg import LinearOperator, cg
+
+from sb3_trpo.core.conjugate_gradient import conjugate_gradient
+from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton
+from sb3_trpo.core.status import CGStatus
+from tests import oracles
+from tests.core.cases import cases
+
+
+def spd(size, seed, condition=100.0):
+    rng = np.random.default_rng(seed)
+    q, _ = np.linalg.qr(rng.normal(size=(size, size)))
+    return q @ np.diag(np.geomspace(1.0, condition, size)) @ q.T, rng.normal(size=size)
+
+
+def solve(a, b, **kwargs):
+    matrix = th.as_tensor(a)
+    options = {"max_steps": 10 * len(b), "tolerance": 1e-12, **kwargs}
+    return conjugate_gradient(lambda v: matrix @ v, th.as_tensor(b), **options)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 1000), st.floats(1.0, 1e4))
+def test_solves_any_positive_definite_system(size, seed, condition):
+    a, b = spd(size, seed, condition)
+    solution = solve(a, b)
+    assert solution.status is CGStatus.CONVERGED
+    np.testing.assert_allclose(solution.x, np.linalg.solve(a, b), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(solution.curvature, solution.x @ a @ solution.x.numpy(), rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.floats(1e-2, 1.0))
+def test_solves_the_damped_fisher_of_a_network(case, damping):
+    distribution = case.distribution()
+    product = gauss_newton(AutogradJacobian(distribution.parameters, case.parameters), distribution, case.weights)
+    dense = oracles.dense_fisher(case.net, case.inputs, case.weights, case.components).detach()
+    a = (dense + damping * th.eye(len(dense), dtype=th.float64)).numpy()
+    g = th.randn(len(a), dtype=th.float64)
+    solution = conjugate_gradient(lambda v: product(v) + damping * v, g, max_steps=20 * len(g), tolerance=1e-12)
+    expected = np.linalg.solve(a, case.to_named_order(g).numpy())
+    np.testing.assert_allclose(case.to_named_order(solution.x), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("warm", [False, True])
+def test_iterates_equal_scipys(steps, preconditioned, warm):
+    a, b = spd(20, seed=3)
+    x0 = np.linspace(-0.1, 0.1, 20) if warm else None
+    inverse_diagonal = 1.0 / np.diag(a)
+    expected, _ = cg(
+        a,
+        b,
+        x0=x0,
+        rtol=0.0,
+        maxiter=steps,
+        M=LinearOperator(a.shape, matvec=lambda r: inverse_diagonal * r, dtype=float) if preconditioned else None,
+    )
+    scale = th.as_tensor(inverse_diagonal)
+    solution = solve(
+        a,
+        b,
+        max_steps=steps,
+        tolerance=0.0,
+        x0=None if x0 is None else th.as_tensor(x0),
+        preconditioner=(lambda r: scale * r) if preconditioned else None,
+    )
+    np.testing.assert_allclose(solution.x, expected, rtol=1e-9, atol=1e-12)
+    assert solution.steps == steps
+    residual = np.linalg.norm(b - a @ expected) / np.linalg.norm(b)
+    np.testing.assert_allclose(solution.residual, residual, rtol=1e-8)
+    np.testing.assert_allclose(solution.curvature, expected @ a @ expected, rtol=1e-8)
+
+
+def test_a_good_preconditioner_saves_steps():
+    a, b = spd(40, seed=1, condition=1e4)
+    inverse = th.as_tensor(np.linalg.inv(a + 0.1 * np.eye(40)))
+    plain = solve(a, b, tolerance=1e-6)
+    helped = solve(a, b, tolerance=1e-6, preconditioner=lambda r: inverse @ r)
+    assert helped.steps < plain.steps / 3
+
+
+def test_the_tolerance_is_relative():
+    a, b = spd(30, seed=5)
+    for scale in (1e-6, 1.0, 1e6):
+        solution = solve(a, scale * b, tolerance=1e-3)
+        assert solution.steps == solve(a, b, tolerance=1e-3).steps
+        assert solution.residual <= 1e-3
+
+
+def test_the_right_hand_side_and_the_start_are_left_untouched_and_no_random_number_is_drawn():
+    a, b = spd(10, seed=2)
+    b, x0 = th.as_tensor(b), th.ones(10, dtype=th.float64)
+    before, rng = (b.clone(), x0.clone()), th.get_rng_state()
+    solve(a, b)
+    solve(a, b, x0=x0)
+    assert th.equal(b, before[0])
+    assert th.equal(x0, before[1])
+    assert th.equal(th.get_rng_state(), rng)
+
+
+def test_zero_right_hand_side_needs_no_product():
+    def no_product(v):
+        raise AssertionError("no product is needed")
+
+    solution = conjugate_gradient(no_product, th.zeros(4), max_steps=5, tolerance=1e-3)
+    assert (solution.status, solution.steps, solution.residual) == (CGStatus.CONVERGED, 0, 0.0)
+    assert th.equal(solution.x, th.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("a", "status"),
+    [
+        (np.diag([1.0, -1.0]), CGStatus.NON_POSITIVE_CURVATURE),
+        (np.zeros((2, 2)), CGStatus.NON_POSITIVE_CURVATURE),
+        (-np.eye(2), CGStatus.NON_POSITIVE_CURVATURE),
+        (np.full((2, 2), np.nan), CGStatus.NON_FINITE),
+        (np.full((2, 2), np.inf), CGStatus.NON_FINITE),
+    ],
+    ids=["indefinite", "zero", "negative", "nan", "inf"],
+)
+def test_a_breakdown_is_reported_and_its_iterate_is_finite(a, status):
+    solution = solve(a, np.array([1.0, 2.0]))
+    assert solution.status is status
+    assert th.isfinite(solution.x).all()
+    assert float(th.as_tensor([1.0, 2.0], dtype=th.float64) @ solution.x) >= 0.0, "an uphill direction for a minimiser"
+
+
+def test_a_singular_system_keeps_the_last_good_iterate():
+    solution = solve(np.diag([2.0, 0.0]), np.array([2.0, 1e-3]), max_steps=50)
+    assert th.isfinite(solution.x).all()
+    assert solution.x[0] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_step_limit_is_kept():
+    a, b = spd(30, seed=7, condition=1e6)
+    solution = solve(a, b, max_steps=4)
+    assert (solution.status, solution.steps) == (CGStatus.MAX_STEPS, 4)

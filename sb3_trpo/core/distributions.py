@@ -102,9 +102,8 @@ class SquashedGaussian(NamedTuple):
     def log_prob(self, actions: Tensor) -> Tensor:
         """``log base(atanh a) - sum_a log(1 - a^2 + epsilon)``."""
         eps = th.finfo(actions.dtype).eps
-        bounded = actions.clamp(-1.0 + eps, 1.0 - eps)
-        correction = th.log(1.0 - bounded.square() + self.epsilon).sum(-1)
-        return self.base.log_prob(th.atanh(bounded)) - correction
+        x = th.atanh(actions.clamp(-1.0 + eps, 1.0 - eps))
+        return self.base.log_prob(x) - th.log(1.0 - th.tanh(x).square() + self.epsilon).sum(-1)
 
     def entropy(self) -> None:
         """No closed form."""
@@ -136,15 +135,15 @@ class Categorical(NamedTuple):
     def log_prob(self, actions: Tensor) -> Tensor:
         """Sum over the choices of the log-probability of the chosen option; ``actions`` (N, K), or (N,) for K = 1."""
         chosen = actions.reshape(-1, len(self.sizes), 1).long()
-        return sum_tensors([lp.gather(-1, chosen[:, k]).squeeze(-1) for k, lp in enumerate(self._log_probs())])
+        return _total([lp.gather(-1, chosen[:, k]).squeeze(-1) for k, lp in enumerate(self._log_probs())])
 
     def entropy(self) -> Tensor:
         """``-sum_k sum_i p_i log p_i``."""
-        return sum_tensors([-(log_p.exp() * log_p).sum(-1) for log_p in self._log_probs()])
+        return _total([-(log_p.exp() * log_p).sum(-1) for log_p in self._log_probs()])
 
     def kl_divergence(self, new: "Categorical") -> Tensor:
         """Sum over the choices of ``sum_i p_i log(p_i / p'_i)``."""
-        return sum_tensors([_kl(*pair) for pair in zip(self._log_probs(), new._log_probs(), strict=True)])
+        return _total([_kl(*pair) for pair in zip(self._log_probs(), new._log_probs(), strict=True)])
 
     def fisher_metric(self, tangents: Tangents, weights: Tensor) -> Tangents:
         """``w (diag(p) - p p^T) dl`` for each choice."""
@@ -193,34 +192,9 @@ class Bernoulli(NamedTuple):
         return th.stack([F.logsigmoid(-self.logits), F.logsigmoid(self.logits)], -1)
 
 
-class TorchDistribution(NamedTuple):
-    """Any ``torch.distributions`` object whose KL torch knows; its metric is left to double backpropagation."""
-
-    distribution: th.distributions.Distribution
-
-    def log_prob(self, actions: Tensor) -> Tensor:
-        """Summed over all but the first dimension."""
-        return _sum_events(self.distribution.log_prob(actions))
-
-    def entropy(self) -> Tensor | None:
-        """Summed over all but the first dimension; None where torch has no formula."""
-        try:
-            return _sum_events(self.distribution.entropy())
-        except NotImplementedError:
-            return None
-
-    def kl_divergence(self, new: "TorchDistribution") -> Tensor:
-        """Summed over all but the first dimension."""
-        return _sum_events(th.distributions.kl_divergence(self.distribution, new.distribution))
-
-
-def sum_tensors(tensors: list[Tensor]) -> Tensor:
+def _total(tensors: list[Tensor]) -> Tensor:
     """Sum of a non-empty list."""
     return th.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0]
-
-
-def _sum_events(values: Tensor) -> Tensor:
-    return values.flatten(1).sum(-1) if values.dim() > 1 else values
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -8,20 +8,13 @@ between, the parameters are what they were, bit for bit.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from sb3_trpo.core.parameters import assign, flatten
+from sb3_trpo.core.problem import Evaluation, TrustRegionProblem
 from sb3_trpo.core.status import StepStatus
-
-
-class Evaluation(NamedTuple):
-    """Surrogate ``objective`` and mean ``kl`` = D(old || candidate) in nats, at the parameters as they stand."""
-
-    objective: float
-    kl: float
 
 
 class LineSearchResult(NamedTuple):
@@ -37,43 +30,38 @@ class LineSearchResult(NamedTuple):
 
 
 def backtracking_line_search(
-    parameters: Sequence[Tensor],
+    problem: TrustRegionProblem,
     full_step: Tensor,
-    evaluate: Callable[[], Evaluation],
-    start_objective: float,
     *,
     radius: float,
     shrinking_factor: float,
     max_candidates: int,
 ) -> LineSearchResult:
-    """Move ``parameters`` to the first candidate inside the region that improves the objective.
+    """Move the problem's parameters to the first candidate inside the region that improves the objective.
 
-    :param parameters: theta, changed in place when a candidate is accepted
     :param full_step: s (P,)
-    :param evaluate: objective and KL at the current parameters
-    :param start_objective: the objective at the old policy
     :param radius: delta, the largest mean KL(old || new) allowed, in nats
     :param shrinking_factor: backtracking fraction beta in (0, 1)
     :param max_candidates: how many candidates to try before the step is refused
     """
-    start = flatten(parameters)
+    start = flatten(problem.parameters)
     fraction, refusal = 1.0, StepStatus.NO_IMPROVEMENT
     accepted = False
     try:
         for backtracks in range(max_candidates):
-            assign(parameters, start + fraction * full_step)
-            candidate = evaluate()
+            assign(problem.parameters, start + fraction * full_step)
+            candidate = problem.evaluate()
             if not (math.isfinite(candidate.objective) and math.isfinite(candidate.kl)):
                 refusal = StepStatus.NON_FINITE_CANDIDATE
             elif candidate.kl > radius:
                 refusal = StepStatus.KL_TOO_LARGE
-            elif candidate.objective <= start_objective:
+            elif candidate.objective <= problem.objective:
                 refusal = StepStatus.NO_IMPROVEMENT
             else:
                 accepted = True
                 return LineSearchResult(StepStatus.ACCEPTED, fraction, backtracks, candidate)
             fraction *= shrinking_factor
-        return LineSearchResult(refusal, 0.0, max_candidates, Evaluation(start_objective, 0.0))
+        return LineSearchResult(refusal, 0.0, max_candidates, Evaluation(problem.objective, 0.0))
     finally:
         if not accepted:
-            assign(parameters, start)
+            assign(problem.parameters, start)

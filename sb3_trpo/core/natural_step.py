@@ -14,14 +14,14 @@ refused with its reason instead of leaving NaN behind, and the KL that is tested
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch as th
 from torch import Tensor
 
 from sb3_trpo.core.conjugate_gradient import CGSolution, LinearMap, conjugate_gradient
-from sb3_trpo.core.line_search import Evaluation, LineSearchResult, backtracking_line_search
+from sb3_trpo.core.line_search import backtracking_line_search
+from sb3_trpo.core.problem import TrustRegionProblem
 from sb3_trpo.core.status import CGStatus, StepStatus
 
 
@@ -58,11 +58,7 @@ class NaturalStep(NamedTuple):
 
 
 def natural_step(
-    parameters: Sequence[Tensor],
-    gradient: Tensor,
-    fisher_vector_product: LinearMap,
-    evaluate: Callable[[], Evaluation],
-    objective: float,
+    problem: TrustRegionProblem,
     *,
     radius: float,
     damping: float,
@@ -75,11 +71,7 @@ def natural_step(
 ) -> NaturalStep:
     """Take the largest natural-gradient step that stays inside the trust region and improves the objective.
 
-    :param parameters: theta, moved in place by an accepted step, untouched bit for bit by a refused one
-    :param gradient: g (P,), of the objective at theta
-    :param fisher_vector_product: v (P,) -> F v (P,), without damping
-    :param evaluate: objective and KL(old || current) at the parameters as they stand
-    :param objective: the objective at theta
+    :param problem: its parameters are moved in place by an accepted step, untouched bit for bit by a refused one
     :param radius: delta, in nats
     :param damping: lambda >= 0
     :param cg_max_steps: most conjugate gradient steps
@@ -89,37 +81,50 @@ def natural_step(
     :param preconditioner: r (P,) -> M^-1 r (P,) for conjugate gradient
     :param x0: start of conjugate gradient, in units of g divided by its largest entry
     """
-    scale = gradient.abs().max()
-    gradient_norm = float(th.linalg.vector_norm(gradient.double()))
-    status = _obstacle(objective, gradient_norm, radius)
-    if status is not None:
-        return _refused(status, radius, objective, gradient_norm)
+    scale = problem.gradient.abs().max()
+    gradient_norm = float(th.linalg.vector_norm(problem.gradient.double()))
+
+    def refused(status: StepStatus, cg: CGSolution | None = None) -> NaturalStep:
+        return NaturalStep(status, radius, gradient_norm, problem.objective, 0.0, 0.0, 0.0, 0.0, 0.0, 0, cg, None)
+
+    obstacle = _obstacle(problem.objective, gradient_norm, radius)
+    if obstacle is not None:
+        return refused(obstacle)
 
     def damped(v: Tensor) -> Tensor:
-        return fisher_vector_product(v) + damping * v
+        return problem.fisher_vector_product(v) + damping * v
 
-    unit_gradient = gradient / scale
+    unit_gradient = problem.gradient / scale
     cg = conjugate_gradient(
         damped, unit_gradient, max_steps=cg_max_steps, tolerance=cg_tolerance, x0=x0, preconditioner=preconditioner
     )
-    full_step = math.sqrt(2.0 * radius / cg.curvature) * cg.x if cg.curvature > 0 else None
-    if cg.status is CGStatus.NON_FINITE or (full_step is not None and not th.isfinite(full_step).all()):
-        return _refused(StepStatus.NON_FINITE_DIRECTION, radius, objective, gradient_norm, cg)
-    if full_step is None:
-        return _refused(StepStatus.NO_CURVATURE, radius, objective, gradient_norm, cg)
+    if cg.status is CGStatus.NON_FINITE or not math.isfinite(cg.curvature):
+        return refused(StepStatus.NON_FINITE_DIRECTION, cg)
+    if cg.curvature <= 0.0:
+        return refused(StepStatus.NO_CURVATURE, cg)
+    full_step = math.sqrt(2.0 * radius / cg.curvature) * cg.x
+    if not th.isfinite(full_step).all():
+        return refused(StepStatus.NON_FINITE_DIRECTION, cg)
 
     search = backtracking_line_search(
-        parameters,
-        full_step,
-        evaluate,
-        objective,
-        radius=radius,
-        shrinking_factor=shrinking_factor,
-        max_candidates=max_candidates,
+        problem, full_step, radius=radius, shrinking_factor=shrinking_factor, max_candidates=max_candidates
     )
     directional_derivative = float(th.dot(unit_gradient, full_step)) * float(scale)
     full_quadratic_kl = radius - 0.5 * damping * float(full_step.square().sum())
-    return _taken(search, radius, objective, gradient_norm, directional_derivative, full_quadratic_kl, cg, full_step)
+    return NaturalStep(
+        status=search.status,
+        radius=radius,
+        gradient_norm=gradient_norm,
+        objective=search.evaluation.objective,
+        improvement=search.evaluation.objective - problem.objective,
+        expected_improvement=search.fraction * directional_derivative,
+        kl=search.evaluation.kl,
+        quadratic_kl=search.fraction**2 * full_quadratic_kl,
+        fraction=search.fraction,
+        backtracks=search.backtracks,
+        cg=cg,
+        full_step=full_step,
+    )
 
 
 def _obstacle(objective: float, gradient_norm: float, radius: float) -> StepStatus | None:
@@ -133,35 +138,3 @@ def _obstacle(objective: float, gradient_norm: float, radius: float) -> StepStat
     if radius == 0.0:
         return StepStatus.ZERO_RADIUS
     return None
-
-
-def _taken(
-    search: LineSearchResult,
-    radius: float,
-    objective: float,
-    gradient_norm: float,
-    directional_derivative: float,
-    full_quadratic_kl: float,
-    cg: CGSolution,
-    full_step: Tensor,
-) -> NaturalStep:
-    return NaturalStep(
-        status=search.status,
-        radius=radius,
-        gradient_norm=gradient_norm,
-        objective=search.evaluation.objective,
-        improvement=search.evaluation.objective - objective,
-        expected_improvement=search.fraction * directional_derivative,
-        kl=search.evaluation.kl,
-        quadratic_kl=search.fraction**2 * full_quadratic_kl,
-        fraction=search.fraction,
-        backtracks=search.backtracks,
-        cg=cg,
-        full_step=full_step,
-    )
-
-
-def _refused(
-    status: StepStatus, radius: float, objective: float, gradient_norm: float, cg: CGSolution | None = None
-) -> NaturalStep:
-    return NaturalStep(status, radius, gradient_norm, objective, 0.0, 0.0, 0.0, 0.0, 0.0, 0, cg, None)

@@ -62,6 +62,9 @@ class Case:
     def distribution(self):
         return self.wrap(self.net(self.inputs))
 
+    def distribution_or_snapshot(self):
+        return self.distribution() if th.is_grad_enabled() else self.old()
+
     def old(self):
         """The distribution as a constant: a snapshot, which does not follow the parameters."""
         return self.wrap(tuple(t.detach().clone() for t in self.net(self.inputs)))

@@ -12,9 +12,7 @@ from sb3_trpo.core.distributions import (
     Bernoulli,
     Categorical,
     Gaussian,
-    MetricDistribution,
     SquashedGaussian,
-    TorchDistribution,
 )
 from tests import oracles
 from tests.core.cases import KINDS, cases, make_case
@@ -149,14 +147,3 @@ def test_squashing_changes_neither_kl_nor_metric():
     actions = th.tanh(th.randn(5, 2)).double()
     exact = SquashedGaussian(Gaussian(base.mean.double(), base.log_std.double()), 0.0).log_prob(actions)
     assert_close(exact, reference.log_prob(actions).sum(-1))
-
-
-def test_other_torch_distributions_are_summed_over_their_dimensions():
-    a, b = th.rand(4, 3) + 0.5, th.rand(4, 3) + 0.5
-    old, new = TorchDistribution(th.distributions.Beta(a, b)), TorchDistribution(th.distributions.Beta(b, a))
-    kl = th.distributions.kl_divergence(old.distribution, new.distribution)
-    assert_close(old.kl_divergence(new), kl.sum(-1))
-    actions = th.full((4, 3), 0.3)
-    assert_close(old.log_prob(actions), old.distribution.log_prob(actions).sum(-1))
-    assert not isinstance(old, MetricDistribution)
-    assert isinstance(Bernoulli(a), MetricDistribution)

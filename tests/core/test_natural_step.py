@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton
-from sb3_trpo.core.line_search import Evaluation, backtracking_line_search
+from sb3_trpo.core.line_search import backtracking_line_search
 from sb3_trpo.core.natural_step import natural_step
-from sb3_trpo.core.parameters import assign, flat_gradient, flatten
+from sb3_trpo.core.parameters import assign, flatten
+from sb3_trpo.core.problem import Evaluation, TrustRegionProblem, surrogate_problem
 from sb3_trpo.core.status import CGStatus, StepStatus
-from sb3_trpo.core.surrogate import surrogate_objective, weighted_mean
 from tests import oracles
 from tests.core.cases import cases, make_case
 
@@ -28,31 +28,23 @@ def update(case, advantages, radius=0.01, damping=0.1, **settings):
         th.manual_seed(0)
         actions = th.stack([part.sample() for part in case.components()], 1).double()
         th.set_rng_state(generator_state)
-    old_log_prob = old.log_prob(actions)
-
-    def surrogate(distribution):
-        return surrogate_objective(distribution.log_prob(actions), old_log_prob, advantages, case.weights)
-
-    def evaluate():
-        with th.no_grad():
-            new = case.distribution()
-            return Evaluation(surrogate(new).item(), weighted_mean(old.kl_divergence(new), case.weights).item())
-
-    distribution = case.distribution()
-    objective = surrogate(distribution)
-    product = gauss_newton(AutogradJacobian(distribution.parameters, case.parameters), distribution, case.weights)
-    gradient = flat_gradient([objective], case.parameters, retain_graph=True)
-    step = natural_step(
+    graph = case.distribution()
+    problem = surrogate_problem(
+        case.distribution_or_snapshot,
         case.parameters,
-        gradient,
-        product,
-        evaluate,
-        objective.item(),
-        radius=radius,
-        damping=damping,
-        **{**SETTINGS, **settings},
+        gauss_newton(AutogradJacobian(graph.parameters, case.parameters), graph, case.weights),
+        actions,
+        old.log_prob(actions),
+        advantages,
+        case.weights,
     )
-    return step, old, gradient
+    step = natural_step(problem, radius=radius, damping=damping, **{**SETTINGS, **settings})
+    return step, old, problem.gradient
+
+
+def pose(parameters, product, evaluate=lambda: Evaluation(1.0, 0.0)):
+    """A problem whose objective has gradient one in every parameter and whose old policy nobody looks at."""
+    return TrustRegionProblem(parameters, 0.0, th.ones_like(flatten(parameters)), product, evaluate, old=None)
 
 
 @settings(max_examples=60, deadline=None)
@@ -129,14 +121,11 @@ def test_no_curvature_and_zero_radius_are_refused():
     step, _, _ = update(case, th.randn(6, dtype=th.float64))
     assert step.status is StepStatus.ZERO_GRADIENT
     parameter = th.zeros(2)
-    step = natural_step(
-        [parameter], th.ones(2), th.zeros_like, lambda: Evaluation(1.0, 0.0), 0.0, radius=0.1, damping=0.0, **SETTINGS
-    )
+    flat = pose([parameter], th.zeros_like)
+    step = natural_step(flat, radius=0.1, damping=0.0, **SETTINGS)
     assert step.status is StepStatus.NO_CURVATURE
     assert step.cg.status is CGStatus.NON_POSITIVE_CURVATURE
-    step = natural_step(
-        [parameter], th.ones(2), lambda v: v, lambda: Evaluation(1.0, 0.0), 0.0, radius=0.0, damping=0.0, **SETTINGS
-    )
+    step = natural_step(flat._replace(fisher_vector_product=lambda v: v), radius=0.0, damping=0.0, **SETTINGS)
     assert step.status is StepStatus.ZERO_RADIUS
     assert th.equal(parameter, th.zeros(2))
 
@@ -144,16 +133,8 @@ def test_no_curvature_and_zero_radius_are_refused():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_bad_fisher_product_is_refused(bad):
     parameter = th.ones(3)
-    step = natural_step(
-        [parameter],
-        th.ones(3),
-        lambda v: bad * v,
-        lambda: Evaluation(1.0, 0.0),
-        0.0,
-        radius=0.1,
-        damping=0.1,
-        **SETTINGS,
-    )
+    problem = pose([parameter], lambda v: bad * v)
+    step = natural_step(problem, radius=0.1, damping=0.1, **SETTINGS)
     assert step.status is StepStatus.NON_FINITE_DIRECTION
     assert th.equal(parameter, th.ones(3))
 
@@ -161,7 +142,8 @@ def test_a_bad_fisher_product_is_refused(bad):
 def search(evaluate, radius=1.0, parameter=None, **kwargs):
     parameter = th.zeros(2) if parameter is None else parameter
     options = {"radius": radius, "shrinking_factor": 0.5, "max_candidates": 4, **kwargs}
-    return backtracking_line_search([parameter], th.tensor([1.0, 2.0]), evaluate, 0.0, **options), parameter
+    problem = pose([parameter], lambda v: v, evaluate)
+    return backtracking_line_search(problem, th.tensor([1.0, 2.0]), **options), parameter
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Trust-region algorithms in the interface of Stable-Baselines3."""

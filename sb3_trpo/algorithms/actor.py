@@ -1,0 +1,234 @@
+"""What the trust region needs from a Stable-Baselines3 policy: its action distribution, parameters and curvature."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import torch as th
+from stable_baselines3.common import distributions as sb3
+from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import Tensor, nn
+
+from sb3_trpo.core.conjugate_gradient import LinearMap
+from sb3_trpo.core.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Gaussian,
+    MetricDistribution,
+    SquashedGaussian,
+)
+from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton, kl_hessian
+from sb3_trpo.core.mlp import Layer, Mlp, MlpJacobian
+
+Observations: TypeAlias = Tensor | dict[str, Tensor]
+Rows = TypeVar("Rows", Tensor, dict[str, Tensor])
+
+ELEMENTWISE_ACTIVATIONS = (
+    nn.Tanh,
+    nn.ReLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.SiLU,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Mish,
+    nn.SELU,
+    nn.CELU,
+    nn.Hardtanh,
+    nn.Softsign,
+    nn.Identity,
+)
+
+
+class Actor:
+    """The part of ``policy`` that chooses actions.
+
+    ``parameters`` are the trainable tensors that the KL divergence depends on, found from its graph and not by
+    name, so that custom policies and shared layers are treated as what they are. For a plain perceptron they are in
+    the order of its layers, which is the order of every flat vector of an update.
+
+    :param policy: any `ActorCriticPolicy`; it must be in evaluation mode while an update runs
+    :param observations: a few observations, to see what the distribution depends on
+    :raises ValueError: for a distribution without a KL divergence, and for an actor with nothing to train
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, observations: Observations):
+        self.policy = policy
+        self._mlp = _as_mlp(policy)
+        if self._mlp is not None:
+            self.parameters: list[Tensor] = self._mlp.parameters
+        else:
+            self.parameters = self._parameters_behind_the_kl(observations)
+
+    def distribution(self, observations: Observations) -> Distribution:
+        """The action distributions of a batch; without a graph they are a snapshot, which keeps its values."""
+        return as_core_distribution(self.policy.get_distribution(observations))
+
+    def fisher_vector_product(self, observations: Observations, weights: Tensor) -> LinearMap:
+        """``v -> F v`` at the current parameters, undamped, in the cheapest form that applies."""
+        if self._mlp is not None:
+            with th.no_grad():
+                features = BaseModel.extract_features(self.policy, observations, self.policy.pi_features_extractor)
+                return gauss_newton(MlpJacobian(self._mlp, features), self._snapshot(observations), weights)
+        distribution = self.distribution(observations)
+        if isinstance(distribution, MetricDistribution):
+            jacobian = AutogradJacobian(distribution.parameters, self.parameters)
+            return gauss_newton(jacobian, distribution, weights)
+        return kl_hessian(distribution, self.distribution_snapshot(observations), self.parameters, weights)
+
+    def distribution_snapshot(self, observations: Observations) -> Distribution:
+        """The current action distributions as constants."""
+        with th.no_grad():
+            return self.distribution(observations)
+
+    def _snapshot(self, observations: Observations) -> MetricDistribution:
+        """The distribution in the coordinates of the perceptron's outputs: a log std shared by all states is (A,)."""
+        snapshot = self.distribution_snapshot(observations)
+        if isinstance(snapshot, Gaussian):
+            return Gaussian(snapshot.mean, self.policy.log_std.detach().clone())
+        assert isinstance(snapshot, MetricDistribution)
+        return snapshot
+
+    def _parameters_behind_the_kl(self, observations: Observations) -> list[Tensor]:
+        old = self.distribution_snapshot(observations)
+        try:
+            kl = old.kl_divergence(self.distribution(observations)).sum()
+        except NotImplementedError as error:
+            raise ValueError(
+                f"the policy's action distribution {type(self.policy.action_dist).__name__} has no KL divergence: "
+                "register one with torch.distributions.kl.register_kl, or use one of Stable-Baselines3's distributions"
+            ) from error
+        parameters = influencing(kl, list(self.policy.parameters()))
+        if not parameters:
+            raise ValueError("no trainable parameter of the policy changes its actions: unfreeze the actor's layers")
+        return parameters
+
+
+def critic_parameters(policy: ActorCriticPolicy, actor: Sequence[Tensor], observations: Observations) -> list[Tensor]:
+    """The trainable tensors that the value depends on and the actions do not."""
+    belongs_to_actor = {id(parameter) for parameter in actor}
+    behind_the_value = influencing(policy.predict_values(observations).sum(), list(policy.parameters()))
+    return [parameter for parameter in behind_the_value if id(parameter) not in belongs_to_actor]
+
+
+def influencing(output: Tensor, candidates: Sequence[Tensor]) -> list[Tensor]:
+    """Those of ``candidates`` that are trainable and in the graph of the scalar ``output``."""
+    trainable = [candidate for candidate in candidates if candidate.requires_grad]
+    if not (trainable and output.requires_grad):
+        return []
+    gradients = th.autograd.grad(output, trainable, allow_unused=True)
+    return [p for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None]
+
+
+class OpaqueDistribution(NamedTuple):
+    """A distribution of which only log-probabilities and torch's KL formula are known; no Fisher metric."""
+
+    distribution: sb3.Distribution
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """As the distribution defines it, (N,)."""
+        return self.distribution.log_prob(actions)
+
+    def entropy(self) -> Tensor | None:
+        """As the distribution defines it."""
+        return self.distribution.entropy()
+
+    def kl_divergence(self, new: "OpaqueDistribution") -> Tensor:
+        """Torch's formula, summed over all but the first dimension: the KL of the joint action."""
+        p, q = self.distribution.distribution, new.distribution.distribution
+        if not (isinstance(p, th.distributions.Distribution) and isinstance(q, th.distributions.Distribution)):
+            raise NotImplementedError(f"KL divergence of {type(p).__name__}")
+        kl = th.distributions.kl_divergence(p, q)
+        return kl.flatten(1).sum(-1) if kl.dim() > 1 else kl
+
+
+def as_core_distribution(distribution: Any) -> Distribution:
+    """Stable-Baselines3's distribution as the tensors that define it.
+
+    Its policies return the *same* object on every call; the tensors inside are new each time, so the result is
+    not changed by later calls.
+    """
+    kind = type(distribution)
+    if kind in (
+        sb3.DiagGaussianDistribution,
+        sb3.SquashedDiagGaussianDistribution,
+        sb3.StateDependentNoiseDistribution,
+    ):
+        base = Gaussian(distribution.distribution.mean, distribution.distribution.stddev.log())
+        if kind is sb3.SquashedDiagGaussianDistribution:
+            return SquashedGaussian(base, distribution.epsilon)
+        if kind is sb3.StateDependentNoiseDistribution and distribution.bijector is not None:
+            return SquashedGaussian(base, distribution.bijector.epsilon)
+        return base
+    if kind is sb3.CategoricalDistribution:
+        return Categorical(distribution.distribution.logits, (distribution.distribution.logits.shape[-1],))
+    if kind is sb3.MultiCategoricalDistribution:
+        logits = [choice.logits for choice in distribution.distribution]
+        return Categorical(th.cat(logits, -1), tuple(block.shape[-1] for block in logits))
+    if kind is sb3.BernoulliDistribution:
+        return Bernoulli(distribution.distribution.logits)
+    return OpaqueDistribution(copy.copy(distribution))
+
+
+def mean_entropy(distribution: Distribution, log_prob: Tensor) -> float:
+    """Mean entropy of the joint action in nats; without a closed form, estimated by ``-log_prob`` of the actions taken."""
+    entropy = distribution.entropy()
+    return float((-log_prob if entropy is None else entropy).mean())
+
+
+def mean_std(distribution: Distribution) -> float | None:
+    """Mean standard deviation of the actions, before squashing; None for a distribution that has none."""
+    base = distribution.base if isinstance(distribution, SquashedGaussian) else distribution
+    return float(base.log_std.exp().mean()) if isinstance(base, Gaussian) else None
+
+
+def every(stride: int, batch: Rows) -> Rows:
+    """Every ``stride``-th row of a tensor or of a dictionary of tensors."""
+    if isinstance(batch, dict):
+        return {key: value[::stride] for key, value in batch.items()}
+    return batch[::stride]
+
+
+def first_rows(batch: Rows, n_rows: int = 2) -> Rows:
+    """The first rows of a tensor or of a dictionary of tensors."""
+    if isinstance(batch, dict):
+        return {key: value[:n_rows] for key, value in batch.items()}
+    return batch[:n_rows]
+
+
+def _as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
+    """The actor as a plain perceptron, or None when anything about it is out of the ordinary."""
+    cls = type(policy)
+    own_methods = ("get_distribution", "extract_features", "_get_action_dist_from_latent")
+    if any(getattr(cls, name) is not getattr(ActorCriticPolicy, name) for name in own_methods):
+        return None
+    known_distributions = (
+        sb3.DiagGaussianDistribution,
+        sb3.CategoricalDistribution,
+        sb3.MultiCategoricalDistribution,
+        sb3.BernoulliDistribution,
+    )
+    if (
+        type(policy.action_dist) not in known_distributions
+        or type(policy.mlp_extractor) is not MlpExtractor
+        or type(policy.pi_features_extractor) is not FlattenExtractor
+    ):
+        return None
+
+    modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    layers: list[Layer] = []
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
+            return None
+        if type(module) is nn.Linear and module.bias is not None:
+            layers.append(Layer(module.weight, module.bias, None))
+        elif type(module) in ELEMENTWISE_ACTIVATIONS and layers and layers[-1].activation is None:
+            layers[-1] = layers[-1]._replace(activation=module)
+        else:
+            return None
+    free = (policy.log_std,) if type(policy.action_dist) is sb3.DiagGaussianDistribution else ()
+    mlp = Mlp(tuple(layers), free)
+    return mlp if all(parameter.requires_grad for parameter in mlp.parameters) else None

@@ -1,0 +1,69 @@
+r"""Models saved by ``sb3_contrib.TRPO``, and what their numbers mean here.
+
+sb3-contrib averages the KL over the A action dimensions of `Box` and `MultiBinary` spaces, so its Fisher matrix and
+KL are 1/A of those of the joint action. With :math:`F_{contrib} = F / A` the same step comes from
+
+.. math:: \delta = A \, \delta_{contrib}, \qquad \lambda = A \, \lambda_{contrib}.
+"""
+
+import io
+import json
+import pathlib
+import warnings
+import zipfile
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.save_util import json_to_data, open_path
+
+
+def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
+    """A: the action dimensions that sb3-contrib averages its KL over; 1 where it sums or has a single one."""
+    if isinstance(action_space, (spaces.Box, spaces.MultiBinary)):
+        return int(np.prod(action_space.shape))
+    return 1
+
+
+def saved_by_sb3_contrib(path: str | pathlib.Path | io.BufferedIOBase) -> bool:
+    """Whether the zip holds a TRPO of sb3-contrib: all its settings and none of those that only this package has."""
+    saved = json.loads(_data(path))
+    return {"target_kl", "cg_damping", "sub_sampling_factor"} <= saved.keys() and "cg_tolerance" not in saved
+
+
+def translation(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, given: Collection[str]) -> dict[str, Any]:
+    """Constructor arguments under which the model behaves here as it did there; ``given`` ones are the user's own."""
+    saved = json_to_data(_data(path))
+    n_dimensions = n_averaged_dimensions(saved["action_space"])
+    translated = {
+        "target_kl": n_dimensions * saved["target_kl"],
+        "cg_damping": n_dimensions * saved["cg_damping"],
+        "max_grad_norm": None,  # saved as 0, and never used
+    }
+    changes = [
+        f"{name} {saved[name]:g} -> {value:g}"
+        for name, value in translated.items()
+        if name in ("target_kl", "cg_damping") and name not in given
+    ]
+    if n_dimensions > 1 and changes:
+        warnings.warn(
+            f"this model was saved by sb3_contrib.TRPO, which averages the KL over the {n_dimensions} action "
+            f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same trust region: "
+            + ", ".join(changes),
+            stacklevel=3,
+        )
+    return translated
+
+
+def _data(path: str | pathlib.Path | io.BufferedIOBase) -> str:
+    """The JSON entry of the zip, read without closing a file that the caller opened."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.read("data").decode()
+    finally:
+        if file is path:
+            file.seek(0)
+        else:
+            file.close()

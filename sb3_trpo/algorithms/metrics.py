@@ -1,0 +1,146 @@
+"""What an update reports: one ordered table of key, meaning and unit, from which logs and the README are made."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.logger import Logger
+
+from sb3_trpo.algorithms.critic import CriticFit
+from sb3_trpo.core.natural_step import NaturalStep
+
+
+class UpdateReport(NamedTuple):
+    """One update of actor and critic; ``entropy`` and ``std`` are None where the distribution has none."""
+
+    step: NaturalStep
+    critic: CriticFit
+    damping: float
+    entropy: float | None
+    std: float | None
+    explained_variance: float
+    n_updates: int
+    rollout_seconds: float
+    actor_seconds: float
+    critic_seconds: float
+
+
+class Metric(NamedTuple):
+    """``value`` is None where the metric does not apply; sb3-contrib has those with ``contrib``."""
+
+    key: str
+    meaning: str
+    unit: str
+    value: Callable[[UpdateReport], Any]
+    contrib: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+METRICS = (
+    Metric(
+        "train/policy_objective",
+        "surrogate objective at the policy as the update left it",
+        "advantage",
+        lambda r: r.step.objective,
+        contrib=True,
+    ),
+    Metric(
+        "train/value_loss",
+        "mean squared error of the critic over its minibatches",
+        "return²",
+        lambda r: r.critic.value_loss,
+        contrib=True,
+    ),
+    Metric(
+        "train/kl_divergence_loss",
+        "mean KL(old ‖ new) of the joint action; 0 for a refused step",
+        "nats",
+        lambda r: r.step.kl,
+        contrib=True,
+    ),
+    Metric(
+        "train/explained_variance",
+        "1 − Var(returns − values) / Var(returns) of the rollout; 1 is a perfect critic",
+        "1",
+        lambda r: r.explained_variance,
+        contrib=True,
+    ),
+    Metric(
+        "train/is_line_search_success",
+        "1 when the step was accepted, 0 when it was refused",
+        "0 or 1",
+        lambda r: float(r.step.accepted),
+        contrib=True,
+    ),
+    Metric("train/std", "mean standard deviation of the actions", "action", lambda r: r.std, contrib=True),
+    Metric(
+        "train/n_updates",
+        "updates made so far",
+        "updates",
+        lambda r: r.n_updates,
+        contrib=True,
+        exclude=("tensorboard",),
+    ),
+    Metric(
+        "train/outcome",
+        "why the step was refused, or `accepted`",
+        "text",
+        lambda r: r.step.status.value,
+        exclude=("tensorboard",),
+    ),
+    Metric("train/radius", "trust-region radius δ of this update", "nats", lambda r: r.step.radius),
+    Metric("train/damping", "damping λ of this update", "1", lambda r: r.damping),
+    Metric(
+        "train/quadratic_kl",
+        "½ sᵀFs, the KL that the quadratic model foretold for the step taken",
+        "nats",
+        lambda r: r.step.quadratic_kl,
+    ),
+    Metric(
+        "train/expected_improvement",
+        "gᵀs, the improvement that the linear model foretold for the step taken",
+        "advantage",
+        lambda r: r.step.expected_improvement,
+    ),
+    Metric(
+        "train/improvement", "actual improvement of the surrogate objective", "advantage", lambda r: r.step.improvement
+    ),
+    Metric(
+        "train/reduction_ratio",
+        "ρ, actual over expected improvement; near 1 the radius could grow, near 0 it is too large",
+        "1",
+        lambda r: r.step.reduction_ratio if r.step.accepted else None,
+    ),
+    Metric("train/backtracks", "candidates that the line search refused", "candidates", lambda r: r.step.backtracks),
+    Metric(
+        "train/cg_steps",
+        "conjugate gradient steps, one Fisher-vector product each",
+        "steps",
+        lambda r: None if r.step.cg is None else r.step.cg.steps,
+    ),
+    Metric(
+        "train/cg_residual",
+        "relative residual ‖g − (F + λI)x‖ / ‖g‖ they reached",
+        "1",
+        lambda r: None if r.step.cg is None else r.step.cg.residual,
+    ),
+    Metric("train/gradient_norm", "‖g‖ of the surrogate objective", "advantage", lambda r: r.step.gradient_norm),
+    Metric("train/entropy", "mean entropy of the old policy's joint action", "nats", lambda r: r.entropy),
+    Metric("time/rollout_seconds", "collecting the rollout before this update", "s", lambda r: r.rollout_seconds),
+    Metric("time/actor_seconds", "the natural-gradient step", "s", lambda r: r.actor_seconds),
+    Metric("time/critic_seconds", "the critic's regression", "s", lambda r: r.critic_seconds),
+)
+
+
+def record(logger: Logger, report: UpdateReport) -> None:
+    """Write every metric that applies to ``logger``."""
+    for metric in METRICS:
+        value = metric.value(report)
+        if value is not None:
+            logger.record(metric.key, value, exclude=metric.exclude or None)
+
+
+def markdown_table() -> str:
+    """The table as the README shows it."""
+    rows = ["| key | meaning | unit | sb3-contrib has it |", "|---|---|---|---|"]
+    rows += [f"| `{m.key}` | {m.meaning} | {m.unit} | {'yes' if m.contrib else 'no'} |" for m in METRICS]
+    return "\n".join(rows)

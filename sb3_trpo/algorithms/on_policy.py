@@ -1,0 +1,341 @@
+"""The trust-region algorithm that TRPO and its variants share."""
+
+import copy
+import math
+import time
+import warnings
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo.algorithms import arguments, metrics
+from sb3_trpo.algorithms.actor import Actor, critic_parameters, every, first_rows, mean_entropy, mean_std
+from sb3_trpo.algorithms.critic import CriticFit, fit_critic
+from sb3_trpo.core.natural_step import NaturalStep, natural_step
+from sb3_trpo.core.problem import TrustRegionProblem, surrogate_problem
+from sb3_trpo.core.surrogate import normalized_weights, standardize, uniform_weights
+from sb3_trpo.core.trust_region import RadiusController
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
+
+
+class TrustRegionAlgorithm(OnPolicyAlgorithm):
+    """On-policy algorithm whose actor takes natural-gradient steps inside a trust region.
+
+    The arguments up to ``_init_setup_model`` have the names, positions and meanings of `sb3_contrib.TRPO`, save
+    two: ``target_kl`` bounds the KL of the joint action (sb3-contrib: its average over action dimensions), and
+    ``sub_sampling_factor`` thins the Fisher estimate alone (sb3-contrib: gradient and KL test too). A *schedule* is
+    a function of the remaining progress, which falls from 1 to 0.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class
+    :param env: environment, vectorised environment, or the id of a registered one
+    :param learning_rate: of the critic's optimiser; number or schedule
+    :param n_steps: steps per environment and update
+    :param batch_size: minibatch size of the critic
+    :param gamma: discount factor, in [0, 1]
+    :param cg_max_steps: most conjugate gradient steps per update, each one Fisher-vector product
+    :param cg_damping: damping lambda of the Fisher matrix, >= 0; number or schedule
+    :param line_search_shrinking_factor: backtracking fraction, in (0, 1)
+    :param line_search_max_iter: candidates the line search tries before it refuses the step
+    :param n_critic_updates: passes of the critic over the rollout
+    :param gae_lambda: trade-off between bias and variance of the advantages, in [0, 1]
+    :param use_sde: generalised state-dependent exploration (continuous actions)
+    :param sde_sample_freq: steps between new exploration matrices, -1 for once a rollout
+    :param rollout_buffer_class: rollout buffer, chosen by the observation space when None
+    :param rollout_buffer_kwargs: its further arguments
+    :param normalize_advantage: standardise the advantages of each rollout
+    :param target_kl: trust-region radius delta, the largest mean KL(old || new) of the joint action in nats;
+        number or schedule
+    :param sub_sampling_factor: every how manyeth step enters the Fisher estimate
+    :param stats_window_size: episodes averaged in the rollout statistics
+    :param tensorboard_log: folder of the TensorBoard log, None for none
+    :param policy_kwargs: further arguments of the policy
+    :param verbose: 0 silent, 1 info, 2 debug
+    :param seed: of all random generators
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :param cg_tolerance: relative residual at which conjugate gradient stops, in [0, 1)
+    :param radius: controller of the trust-region radius: ``"fixed"`` at ``target_kl``, ``"scheduled"`` over training,
+        ``"adaptive"`` by the reduction ratio, or a class like those in `sb3_trpo.core.trust_region`
+    :param radius_kwargs: further arguments of the controller
+    :param max_grad_norm: largest gradient norm of the critic, None for no limit
+    :raises ValueError: for an argument of a wrong type or value, an unsupported action space, or a policy whose
+        distribution has no KL divergence
+    """
+
+    radius_controller: RadiusController | None
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int = 2048,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        cg_max_steps: int = 15,
+        cg_damping: float | Schedule = 0.1,
+        line_search_shrinking_factor: float = 0.8,
+        line_search_max_iter: int = 10,
+        n_critic_updates: int = 10,
+        gae_lambda: float = 0.95,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float | Schedule = 0.01,
+        sub_sampling_factor: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        cg_tolerance: float = 1e-4,
+        radius: str | type[RadiusController] = "fixed",
+        radius_kwargs: dict[str, Any] | None = None,
+        max_grad_norm: float | None = None,
+    ):
+        if env is None and _init_setup_model:
+            raise ValueError("env=None: pass an environment, a vectorised one, or the id of a registered one")
+        if env is not None:
+            env = maybe_make_env(env, verbose)
+            if not hasattr(env, "action_space"):
+                raise ValueError(f"env={env!r} must be an environment, a vectorised one, or the id of a registered one")
+            arguments.check_action_space(env.action_space)
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=0.0,  # the surrogate has no entropy bonus
+            vf_coef=0.0,  # the critic is regressed on its own
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.cg_max_steps = cg_max_steps
+        self.cg_damping = cg_damping
+        self.cg_tolerance = cg_tolerance
+        self.line_search_shrinking_factor = line_search_shrinking_factor
+        self.line_search_max_iter = line_search_max_iter
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.sub_sampling_factor = sub_sampling_factor
+        self.radius = radius
+        self.radius_kwargs = radius_kwargs
+        self.radius_controller = None
+        self._rollout_seconds = math.nan
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        """Build buffer, policy, schedules and the radius controller, unless a saved one was restored."""
+        self._check_arguments()
+        with arguments.assertions_as_value_errors():
+            super()._setup_model()
+        self._target_kl_schedule = FloatSchedule(self.target_kl)
+        self._cg_damping_schedule = FloatSchedule(self.cg_damping)
+        if self.radius_controller is None:
+            self.radius_controller = arguments.make_radius_controller(self.radius, self.radius_kwargs)
+        self._probe_policy()
+
+    def train(self) -> None:
+        """One update: a natural-gradient step of the actor, then regression of the critic on the returns.
+
+        Schulman et al. 2015, algorithm 1 with the approximations of section 6.
+        """
+        # Dropout and batch statistics would make the policy differ between two evaluations of the same parameters.
+        self.policy.set_training_mode(False)
+        self._update_learning_rate(self.policy.optimizer)
+        radius, damping = self._radius_and_damping()
+        started = time.perf_counter()
+
+        batch = next(self.rollout_buffer.get(batch_size=None))
+        actor = Actor(self.policy, first_rows(batch.observations))
+        problem = self._pose_problem(actor, batch)
+        step = natural_step(
+            problem,
+            radius=radius,
+            damping=damping,
+            cg_max_steps=self.cg_max_steps,
+            cg_tolerance=self.cg_tolerance,
+            shrinking_factor=self.line_search_shrinking_factor,
+            max_candidates=self.line_search_max_iter,
+        )
+        self.radius_controller.update(step)  # type: ignore[union-attr]  # set in _setup_model
+        actor_done = time.perf_counter()
+
+        critic = fit_critic(
+            self.policy.predict_values,
+            critic_parameters(self.policy, actor.parameters, first_rows(batch.observations)),
+            self.policy.optimizer,
+            (minibatch for _ in range(self.n_critic_updates) for minibatch in self.rollout_buffer.get(self.batch_size)),
+            self.max_grad_norm,
+        )
+        critic_done = time.perf_counter()
+
+        self._n_updates += 1
+        self._warn_of_numeric_failure(step, critic)
+        metrics.record(
+            self.logger,
+            metrics.UpdateReport(
+                step=step,
+                critic=critic,
+                damping=damping,
+                entropy=mean_entropy(problem.old, batch.old_log_prob),
+                std=mean_std(problem.old),
+                explained_variance=explained_variance(
+                    self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
+                ),
+                n_updates=self._n_updates,
+                rollout_seconds=self._rollout_seconds,
+                actor_seconds=actor_done - started,
+                critic_seconds=critic_done - actor_done,
+            ),
+        )
+
+    def _pose_problem(self, actor: Actor, batch: RolloutBufferSamples) -> TrustRegionProblem:
+        """The surrogate objective and trust region of one rollout; only the Fisher estimate is sub-sampled."""
+        weights = uniform_weights(batch.advantages)
+        return surrogate_problem(
+            distribution=lambda: actor.distribution(batch.observations),
+            parameters=actor.parameters,
+            fisher_vector_product=actor.fisher_vector_product(
+                every(self.sub_sampling_factor, batch.observations),
+                normalized_weights(every(self.sub_sampling_factor, weights)),
+            ),
+            actions=batch.actions,
+            old_log_prob=batch.old_log_prob,
+            advantages=standardize(batch.advantages, weights) if self.normalize_advantage else batch.advantages,
+            weights=weights,
+        )
+
+    def _radius_and_damping(self) -> tuple[float, float]:
+        """delta and lambda of the coming update.
+
+        :raises ValueError: when a schedule or the controller gives a negative number or none at all
+        """
+        progress = max(self._current_progress_remaining, 0.0)  # the last rollout overshoots the end of training
+        radius = self.radius_controller.radius(  # type: ignore[union-attr]
+            self._target_kl_schedule(progress), progress
+        )
+        damping = self._cg_damping_schedule(progress)
+        arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
+        arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
+        return radius, damping
+
+    def _warn_of_numeric_failure(self, step: NaturalStep, critic: CriticFit) -> None:
+        """Tell the user of NaN and infinity at once; ordinary refusals are in the log."""
+        if step.status.is_numeric_failure:
+            warnings.warn(f"update {self._n_updates}: the policy step was {step.status.value}", stacklevel=3)
+        if critic.skipped:
+            warnings.warn(
+                f"update {self._n_updates}: {critic.skipped} critic minibatches were skipped because their loss or "
+                "gradient was not finite, look for NaN or huge values in rewards and observations",
+                stacklevel=3,
+            )
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As in Stable-Baselines3, with the time it took noted for the log."""
+        started = time.perf_counter()
+        finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self._rollout_seconds = time.perf_counter() - started
+        return finished
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: float,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        """Train for ``total_timesteps`` environment steps (a float such as 1e6 is fine).
+
+        :param callback: called at every step; a list is called in order
+        :param log_interval: rollouts between two rows of the log
+        :param tb_log_name: name of the run in the TensorBoard log, the name of the algorithm by default
+        :param reset_num_timesteps: start counting at zero, and not where an earlier `learn` ended
+        :param progress_bar: show a progress bar (needs ``tqdm`` and ``rich``)
+        :raises ValueError: when ``total_timesteps`` is not a positive whole number
+        """
+        arguments.check_number(
+            "total_timesteps", total_timesteps, "and a whole number >= 1", lambda x: x >= 1 and x == int(x)
+        )
+        return super().learn(
+            int(total_timesteps),
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def _check_arguments(self) -> None:
+        """Refuse what cannot train, before the first environment step. Also runs for arguments given to `load`."""
+        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ActorCriticPolicy)):
+            raise ValueError(
+                f"policy={self.policy_class!r} must be one of {', '.join(map(repr, self.policy_aliases))}, "
+                "or a subclass of ActorCriticPolicy"
+            )
+        arguments.check_action_space(self.action_space)
+        arguments.check_schedule("learning_rate", self.learning_rate)
+        arguments.check_schedule("target_kl", self.target_kl, positive=True)
+        arguments.check_schedule("cg_damping", self.cg_damping)
+        arguments.check_integer("n_steps", self.n_steps, 1)
+        arguments.check_integer("batch_size", self.batch_size, 1)
+        arguments.check_integer("cg_max_steps", self.cg_max_steps, 1)
+        arguments.check_integer("line_search_max_iter", self.line_search_max_iter, 1)
+        arguments.check_integer("n_critic_updates", self.n_critic_updates, 0)
+        arguments.check_integer("sde_sample_freq", self.sde_sample_freq, -1)
+        arguments.check_number("gamma", self.gamma, "in [0, 1]", lambda x: 0 <= x <= 1)
+        arguments.check_number("gae_lambda", self.gae_lambda, "in [0, 1]", lambda x: 0 <= x <= 1)
+        arguments.check_number("cg_tolerance", self.cg_tolerance, "in [0, 1)", lambda x: 0 <= x < 1)
+        arguments.check_number(
+            "line_search_shrinking_factor", self.line_search_shrinking_factor, "in (0, 1)", lambda x: 0 < x < 1
+        )
+        if self.max_grad_norm is not None:
+            arguments.check_number("max_grad_norm", self.max_grad_norm, "> 0, or None for no limit", lambda x: x > 0)
+        rollout_size = self.n_steps * self.n_envs
+        if self.normalize_advantage and rollout_size < 2:
+            raise ValueError(
+                f"n_steps * n_envs = {self.n_steps} * {self.n_envs} must be greater than 1 to standardise advantages: "
+                "raise n_steps, or pass normalize_advantage=False"
+            )
+        arguments.check_integer(
+            "sub_sampling_factor", self.sub_sampling_factor, 1, rollout_size, "the rollout has no more steps"
+        )
+
+    def _probe_policy(self) -> None:
+        """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""
+        space = copy.deepcopy(self.observation_space)
+        space.seed(0)
+        observations, _ = self.policy.obs_to_tensor(space.sample())
+        self.policy.set_training_mode(False)
+        Actor(self.policy, observations)

@@ -1,0 +1,59 @@
+"""TRPO: the trust-region algorithm for every policy of Stable-Baselines3 without masks or memory."""
+
+import io
+import pathlib
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_trpo.algorithms.contrib import saved_by_sb3_contrib, translation
+from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+from sb3_trpo.algorithms.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+
+SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
+
+
+class TRPO(TrustRegionAlgorithm):
+    """Trust Region Policy Optimization (Schulman et al. 2015, arXiv 1502.05477).
+
+    .. code-block:: python
+
+        model = TRPO("MlpPolicy", "HalfCheetah-v5", verbose=1).learn(1e6)
+        model.save("cheetah")
+        model = TRPO.load("cheetah")
+
+    The arguments are those of `TrustRegionAlgorithm`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+
+    @classmethod
+    def load(
+        cls: type[SelfTRPO],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfTRPO:
+        """Load a model saved by this package or by `sb3_contrib.TRPO`.
+
+        A model of sb3-contrib keeps its behaviour: its radius and damping, which are averages over action
+        dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
+        given here are taken as they are.
+
+        :param kwargs: constructor arguments to change
+        """
+        if {"radius", "radius_kwargs"} & kwargs.keys():
+            kwargs.setdefault("radius_controller", None)  # build the new one instead of restoring the saved one
+        if saved_by_sb3_contrib(path):
+            kwargs = {**translation(path, cls.__name__, given=kwargs.keys()), **kwargs}
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

@@ -174,7 +174,7 @@ def as_core_distribution(distribution: Any) -> Distribution:
 
 
 def mean_entropy(distribution: Distribution, log_prob: Tensor) -> float:
-    """Mean entropy of the joint action in nats; without a closed form, estimated by ``-log_prob`` of the actions taken."""
+    """Mean entropy of the joint action in nats; without a closed form, the mean of ``-log_prob``."""
     entropy = distribution.entropy()
     return float((-log_prob if entropy is None else entropy).mean())
 

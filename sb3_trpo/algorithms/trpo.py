@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -37,7 +38,7 @@ class TRPO(TrustRegionAlgorithm):
     def load(
         cls: type[SelfTRPO],
         path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -50,8 +51,11 @@ class TRPO(TrustRegionAlgorithm):
         dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
         given here are taken as they are.
 
+        :param env: environment to go on training in, or its id; not needed to predict
         :param kwargs: constructor arguments to change
         """
+        if isinstance(env, str):
+            env = maybe_make_env(env, verbose=0)
         if {"radius", "radius_kwargs"} & kwargs.keys():
             kwargs.setdefault("radius_controller", None)  # build the new one instead of restoring the saved one
         if saved_by_sb3_contrib(path):

@@ -12,11 +12,14 @@ import pathlib
 import warnings
 import zipfile
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.save_util import json_to_data, open_path
+from stable_baselines3.common.vec_env import VecEnv
+
+ModelFile: TypeAlias = str | pathlib.Path | io.BufferedIOBase
 
 
 def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
@@ -26,37 +29,43 @@ def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
     return 1
 
 
-def saved_by_sb3_contrib(path: str | pathlib.Path | io.BufferedIOBase) -> bool:
+def saved_by_sb3_contrib(path: ModelFile) -> bool:
     """Whether the zip holds a TRPO of sb3-contrib: all its settings and none of those that only this package has."""
     saved = json.loads(_data(path))
     return {"target_kl", "cg_damping", "sub_sampling_factor"} <= saved.keys() and "cg_tolerance" not in saved
 
 
-def translation(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, given: Collection[str]) -> dict[str, Any]:
+def translation(path: ModelFile, algorithm: str, given: Collection[str]) -> dict[str, Any]:
     """Constructor arguments under which the model behaves here as it did there; ``given`` ones are the user's own."""
     saved = json_to_data(_data(path))
     n_dimensions = n_averaged_dimensions(saved["action_space"])
-    translated = {
-        "target_kl": n_dimensions * saved["target_kl"],
-        "cg_damping": n_dimensions * saved["cg_damping"],
-        "max_grad_norm": None,  # saved as 0, and never used
-    }
-    changes = [
-        f"{name} {saved[name]:g} -> {value:g}"
-        for name, value in translated.items()
-        if name in ("target_kl", "cg_damping") and name not in given
-    ]
-    if n_dimensions > 1 and changes:
+    translated = {name: n_dimensions * saved[name] for name in ("target_kl", "cg_damping") if name not in given}
+    if n_dimensions > 1 and translated:
+        changes = ", ".join(f"{name} {saved[name]:g} -> {value:g}" for name, value in translated.items())
         warnings.warn(
             f"this model was saved by sb3_contrib.TRPO, which averages the KL over the {n_dimensions} action "
-            f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same trust region: "
-            + ", ".join(changes),
+            f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same trust region: {changes}",
             stacklevel=3,
         )
-    return translated
+    return {"max_grad_norm": None, **translated}  # saved as 0, and never used
 
 
-def _data(path: str | pathlib.Path | io.BufferedIOBase) -> str:
+def current_observation_space(path: ModelFile, env: VecEnv) -> dict[str, Any]:
+    """``custom_objects`` with the environment's observation space, where it is the saved one written differently.
+
+    Gymnasium once wrote an unbounded observation as the largest float and now writes it as infinity, which
+    Stable-Baselines3 takes for another space.
+    """
+    saved, current = json_to_data(_data(path))["observation_space"], env.observation_space
+    if not (isinstance(saved, spaces.Box) and isinstance(current, spaces.Box) and saved.shape == current.shape):
+        return {}
+    largest = np.finfo(np.float32).max
+    bounds = [np.clip(bound, -largest, largest) for bound in (saved.low, saved.high, current.low, current.high)]
+    same = np.allclose(bounds[0], bounds[2]) and np.allclose(bounds[1], bounds[3])
+    return {"observation_space": current} if same else {}
+
+
+def _data(path: ModelFile) -> str:
     """The JSON entry of the zip, read without closing a file that the caller opened."""
     file = open_path(path, "r", suffix="zip")
     try:

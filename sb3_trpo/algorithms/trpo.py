@@ -1,7 +1,5 @@
 """TRPO: the trust-region algorithm for every policy of Stable-Baselines3 without masks or memory."""
 
-import io
-import pathlib
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -9,7 +7,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_trpo.algorithms.contrib import saved_by_sb3_contrib, translation
+from sb3_trpo.algorithms.contrib import ModelFile, current_observation_space, saved_by_sb3_contrib, translation
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -37,7 +35,7 @@ class TRPO(TrustRegionAlgorithm):
     @classmethod
     def load(
         cls: type[SelfTRPO],
-        path: str | pathlib.Path | io.BufferedIOBase,
+        path: ModelFile,
         env: GymEnv | str | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
@@ -60,4 +58,7 @@ class TRPO(TrustRegionAlgorithm):
             kwargs.setdefault("radius_controller", None)  # build the new one instead of restoring the saved one
         if saved_by_sb3_contrib(path):
             kwargs = {**translation(path, cls.__name__, given=kwargs.keys()), **kwargs}
+            if env is not None:
+                env = cls._wrap_env(env)
+                custom_objects = {**current_observation_space(path, env), **(custom_objects or {})}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

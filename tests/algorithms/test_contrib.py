@@ -114,7 +114,9 @@ def test_models_of_sb3_contrib_load_predict_as_recorded_and_go_on_training(name)
 @pytest.mark.parametrize("opened", [False, True])
 def test_radius_and_damping_are_translated_with_a_notice(tmp_path, opened):
     env = DummyVecEnv([lambda: Contextual(spaces.Box(-1.0, 1.0, (6,), np.float32))])
-    sb3_contrib.TRPO("MlpPolicy", env, target_kl=0.01, cg_damping=0.2, n_steps=64, batch_size=64).save(tmp_path / "contrib")
+    sb3_contrib.TRPO("MlpPolicy", env, target_kl=0.01, cg_damping=0.2, n_steps=64, batch_size=64).save(
+        tmp_path / "contrib"
+    )
     path = tmp_path / "contrib"
     if opened:
         path = io.BytesIO((tmp_path / "contrib.zip").read_bytes())

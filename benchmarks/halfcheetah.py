@@ -19,7 +19,7 @@ from pathlib import Path
 
 ENV = "HalfCheetah-v5"
 FOLDER = Path(__file__).parent / "halfcheetah"
-COLUMNS = "env implementation seed step train_return wall_s eval_mean eval_std n_episodes".split()
+COLUMNS = ["env", "implementation", "seed", "step", "train_return", "wall_s", "eval_mean", "eval_std", "n_episodes"]
 # sb3-contrib averages over the 6 action dimensions: 0.01 there is a joint radius of 0.06.
 JOINT_RADIUS, JOINT_DAMPING, ACTION_DIMENSIONS = 0.06, 0.6, 6
 RECIPE = "sb3_trpo, tuned"
@@ -132,9 +132,7 @@ def report(arguments: argparse.Namespace) -> None:
     def column(rows, name):
         return np.array([float(row[name]) for row in rows])
 
-    print(
-        "| | final deterministic return (20 episodes), by seed | mean | wall-clock, s | steps/s |\n|---|---|---|---|---|"
-    )
+    print("| | deterministic return of 20 episodes, by seed | mean | wall-clock, s | steps/s |\n|---|---|---|---|---|")
     for name, group in runs.items():
         scores = [float(rows[-1]["eval_mean"]) for rows in group]
         walls = [float(rows[-1]["wall_s"]) for rows in group]

@@ -44,7 +44,7 @@ def translation(path: ModelFile, algorithm: str, given: Collection[str]) -> dict
         changes = ", ".join(f"{name} {saved[name]:g} -> {value:g}" for name, value in translated.items())
         warnings.warn(
             f"this model was saved by sb3_contrib.TRPO, which averages the KL over the {n_dimensions} action "
-            f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same trust region: {changes}",
+            f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same region: {changes}",
             stacklevel=3,
         )
     return {"max_grad_norm": None, **translated}  # saved as 0, and never used

@@ -6,6 +6,7 @@ import time
 import warnings
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -207,9 +208,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 damping=damping,
                 entropy=mean_entropy(problem.old, batch.old_log_prob),
                 std=mean_std(problem.old),
-                explained_variance=explained_variance(
-                    self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
-                ),
+                explained_variance=self._explained_variance(),
                 n_updates=self._n_updates,
                 rollout_seconds=self._rollout_seconds,
                 actor_seconds=actor_done - started,
@@ -246,6 +245,12 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
         return radius, damping
+
+    def _explained_variance(self) -> float:
+        """Of the rollout's returns by its values; NaN, without a word of numpy's, where they are not finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            buffer = self.rollout_buffer
+            return float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
 
     def _warn_of_numeric_failure(self, step: NaturalStep, critic: CriticFit) -> None:
         """Tell the user of NaN and infinity at once; ordinary refusals are in the log."""

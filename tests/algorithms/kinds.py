@@ -1,0 +1,121 @@
+"""One small model of every kind that TRPO supports."""
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+from sb3_trpo import TRPO
+from sb3_trpo.algorithms.policies import MlpPolicy
+from tests.envs import Contextual
+
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+DICT = spaces.Dict({"image": IMAGE, "vector": spaces.Box(-1.0, 1.0, (2,), np.float32), "choice": spaces.Discrete(3)})
+
+
+class BetaDistribution(DiagGaussianDistribution):
+    """A distribution the package has never heard of, with torch's own KL: actions in (0, 1)."""
+
+    def proba_distribution_net(self, latent_dim, log_std_init=0.0):
+        return nn.Linear(latent_dim, 2 * self.action_dim), nn.Parameter(th.zeros(0))
+
+    def proba_distribution(self, mean_actions, log_std):
+        a, b = nn.functional.softplus(mean_actions).chunk(2, -1)
+        self.distribution = th.distributions.Beta(1.0 + a, 1.0 + b)
+        return self
+
+    def log_prob(self, actions):
+        return self.distribution.log_prob(actions.clamp(1e-6, 1 - 1e-6)).sum(1)
+
+    def sample(self):
+        return self.distribution.sample()
+
+
+class BetaPolicy(ActorCriticPolicy):
+    """A custom policy on a custom distribution."""
+
+    def _build(self, lr_schedule):
+        self.action_dist = BetaDistribution(self.action_space.shape[0])
+        super()._build(lr_schedule)
+
+
+class ResidualPolicy(MlpPolicy):
+    """A custom policy whose actor has an extra layer, named as if it belonged to the value function."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        self.value_embed = nn.Linear(self.observation_space.shape[0], self.mlp_extractor.latent_dim_pi)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def get_distribution(self, obs):
+        features = self.pi_features_extractor(obs.float())
+        return self._get_action_dist_from_latent(
+            self.mlp_extractor.forward_actor(features) + self.value_embed(features)
+        )
+
+    def forward(self, obs, deterministic=False):
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.predict_values(obs), distribution.log_prob(actions)
+
+
+def unit_box(n):
+    return spaces.Box(0.0, 1.0, (n,), np.float32)
+
+
+# name: (action space, observation space, policy, further arguments)
+KINDS = {
+    "box": (spaces.Box(-1.0, 1.0, (3,), np.float32), BOX, "MlpPolicy", {}),
+    "box_matrix": (spaces.Box(-1.0, 1.0, (2, 2), np.float32), BOX, "MlpPolicy", {}),
+    "discrete": (spaces.Discrete(4), BOX, "MlpPolicy", {}),
+    "multi_discrete": (spaces.MultiDiscrete([3, 2, 4]), BOX, "MlpPolicy", {}),
+    "multi_binary": (spaces.MultiBinary(3), BOX, "MlpPolicy", {}),
+    "discrete_observation": (spaces.Discrete(3), spaces.Discrete(5), "MlpPolicy", {}),
+    "gsde": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, "MlpPolicy", {"use_sde": True, "sde_sample_freq": 4}),
+    "gsde_squashed": (
+        spaces.Box(-1.0, 1.0, (2,), np.float32),
+        BOX,
+        "MlpPolicy",
+        {"use_sde": True, "policy_kwargs": {"squash_output": True, "log_std_init": -1.0}},
+    ),
+    "gsde_small": (
+        spaces.Box(-1.0, 1.0, (2,), np.float32),
+        BOX,
+        "MlpPolicy",
+        {"use_sde": True, "policy_kwargs": {"full_std": False, "use_expln": True}},
+    ),
+    "relu": (spaces.Discrete(3), BOX, "MlpPolicy", {"policy_kwargs": {"activation_fn": nn.ReLU, "net_arch": [32, 32]}}),
+    "linear": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, "MlpPolicy", {"policy_kwargs": {"net_arch": []}}),
+    "image": (spaces.Discrete(4), IMAGE, "CnnPolicy", {}),
+    "image_shared": (spaces.Discrete(4), IMAGE, "CnnPolicy", {"policy_kwargs": {"share_features_extractor": True}}),
+    "dict": (spaces.Box(-1.0, 1.0, (2,), np.float32), DICT, "MultiInputPolicy", {}),
+    "dict_sub_sampled": (spaces.Discrete(3), DICT, "MultiInputPolicy", {"sub_sampling_factor": 3}),
+    "beta": (unit_box(2), BOX, BetaPolicy, {}),
+    "custom_layer": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, ResidualPolicy, {}),
+}
+
+SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 16}}
+
+
+def make_model(kind, **changes):
+    """An untrained model; small enough for many updates a second."""
+    action_space, observation_space, policy, kwargs = KINDS[kind]
+    kwargs = {**kwargs, "policy_kwargs": dict(kwargs.get("policy_kwargs", {}))}
+    if "image" in kind:
+        kwargs["policy_kwargs"].update(SMALL_CNN)
+    if "dict" in kind:
+        kwargs["policy_kwargs"]["features_extractor_kwargs"] = {"cnn_output_dim": 16}
+    settings = {"n_steps": 32, "batch_size": 16, "n_critic_updates": 2, "seed": 0, "device": "cpu", **kwargs, **changes}
+    env = DummyVecEnv([lambda: Contextual(action_space, observation_space) for _ in range(2)])
+    return TRPO(policy, env, **settings)
+
+
+def collect(model):
+    """One rollout, as `learn` would collect it."""
+    _, callback = model._setup_learn(10**6, reset_num_timesteps=False)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    return model

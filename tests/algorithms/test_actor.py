@@ -1,0 +1,123 @@
+"""Actor parameters, and the choice among the forms of the Fisher-vector product, on real policies."""
+
+import pytest
+import torch as th
+from torch.testing import assert_close
+
+from sb3_trpo.algorithms.actor import Actor, critic_parameters, first_rows
+from sb3_trpo.core.parameters import flat_gradient
+from tests.algorithms.kinds import KINDS, collect, make_model
+
+CLOSED_FORM = {
+    "box",
+    "box_matrix",
+    "discrete",
+    "multi_discrete",
+    "multi_binary",
+    "discrete_observation",
+    "relu",
+    "linear",
+}
+
+
+def batch_of(model, n=16):
+    collect(model)
+    model.policy.set_training_mode(False)
+    return first_rows(next(model.rollout_buffer.get(None)).observations, n)
+
+
+def names(policy, parameters):
+    ids = {id(p) for p in parameters}
+    return {name for name, p in policy.named_parameters() if id(p) in ids}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_products_equal_the_hessian_of_the_kl_on_real_policies(kind):
+    model = make_model(kind)
+    observations = batch_of(model)
+    actor = Actor(model.policy, observations)
+    assert (actor._mlp is not None) == (kind in CLOSED_FORM)
+    weights = th.linspace(1.0, 2.0, 16) / th.linspace(1.0, 2.0, 16).sum()
+    old = actor.distribution_snapshot(observations)
+    kl = (weights * old.kl_divergence(actor.distribution(observations))).sum()
+    gradient = flat_gradient([kl], actor.parameters, create_graph=True)
+    assert_close(gradient.detach(), th.zeros_like(gradient), atol=1e-6, rtol=0)
+    product = actor.fisher_vector_product(observations, weights)
+    for seed in range(3):
+        v = th.randn(gradient.shape, generator=th.Generator().manual_seed(seed))
+        expected = flat_gradient([gradient @ v], actor.parameters, retain_graph=True)
+        scale = float(expected.abs().max())
+        assert_close(product(v), expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_parameter_belongs_to_the_actor_or_to_the_critic_and_none_to_both(kind):
+    model = make_model(kind)
+    observations = batch_of(model)
+    actor = Actor(model.policy, observations).parameters
+    critic = critic_parameters(model.policy, actor, observations)
+    assert not {id(p) for p in actor} & {id(p) for p in critic}
+    everything = {name for name, p in model.policy.named_parameters() if p.numel()}
+    assert names(model.policy, actor) | names(model.policy, critic) == everything
+    assert {name for name in names(model.policy, critic) if "value" not in name and "vf" not in name} == set()
+
+
+def test_a_layer_of_the_actor_with_value_in_its_name_is_trained_with_the_actor():
+    model = make_model("custom_layer")
+    actor = Actor(model.policy, batch_of(model))
+    assert {"value_embed.weight", "value_embed.bias"} <= names(model.policy, actor.parameters)
+    before = model.policy.value_embed.weight.clone()
+    model.train()
+    assert not th.equal(before, model.policy.value_embed.weight)
+
+
+def test_a_shared_extractor_belongs_to_the_actor():
+    model = make_model("image_shared")
+    observations = batch_of(model)
+    actor = Actor(model.policy, observations).parameters
+    shared = {name for name in names(model.policy, actor) if name.startswith("features_extractor.")}
+    assert len(shared) == 8
+    assert names(model.policy, critic_parameters(model.policy, actor, observations)) == {
+        "value_net.weight",
+        "value_net.bias",
+    }
+
+
+def test_frozen_parameters_stay_and_the_rest_trains():
+    model = make_model("box")
+    model.policy.mlp_extractor.policy_net[0].weight.requires_grad_(False)
+    model.policy.value_net.weight.requires_grad_(False)
+    before = {name: p.clone() for name, p in model.policy.named_parameters()}
+    model.learn(64)
+    after = dict(model.policy.named_parameters())
+    frozen = {"mlp_extractor.policy_net.0.weight", "value_net.weight"}
+    assert {name for name in before if th.equal(before[name], after[name])} == frozen
+
+
+@pytest.mark.parametrize("change", ["hook", "inplace", "float32 bias removed"])
+def test_a_network_that_is_not_quite_a_perceptron_is_not_taken_for_one(change):
+    model = make_model("relu")
+    net = model.policy.mlp_extractor.policy_net
+    if change == "hook":
+        net[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif change == "inplace":
+        net[1].inplace = True
+    else:
+        net[0].bias = None
+    observations = batch_of(model)
+    assert Actor(model.policy, observations)._mlp is None
+    model.train()
+    assert model.logger.name_to_value["train/kl_divergence_loss"] <= 0.01
+
+
+def test_snapshots_do_not_follow_the_parameters():
+    model = make_model("box")
+    observations = batch_of(model)
+    actor = Actor(model.policy, observations)
+    snapshot = actor.distribution_snapshot(observations)
+    product = actor.fisher_vector_product(observations, th.full((16,), 1 / 16))
+    v = th.ones(sum(p.numel() for p in actor.parameters))
+    before = (snapshot.mean.clone(), snapshot.log_std.clone(), product(v))
+    with th.no_grad():
+        model.policy.log_std += 1.0
+    assert_close((snapshot.mean, snapshot.log_std, product(v)), before, rtol=0, atol=0)

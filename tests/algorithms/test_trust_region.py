@@ -1,0 +1,257 @@
+"""What every update promises, on every action space, observation space and policy."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sb3_contrib
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
+
+from sb3_trpo import TRPO
+from tests.algorithms.capture import captured_steps
+from tests.algorithms.kinds import BOX, KINDS, collect, make_model
+from tests.envs import Contextual
+
+
+def rollout(model):
+    """Observations and actions of the rollout as tensors, in the order of the buffer's arrays."""
+    buffer = model.rollout_buffer
+
+    def flat(array):
+        return th.as_tensor(array.swapaxes(0, 1).reshape(-1, *array.shape[2:]) if not buffer.generator_ready else array)
+
+    observations = buffer.observations
+    obs = {k: flat(v) for k, v in observations.items()} if isinstance(observations, dict) else flat(observations)
+    return obs, flat(buffer.actions).float(), flat(buffer.advantages).flatten(), flat(buffer.log_probs).flatten()
+
+
+def frozen_copy(model):
+    """The policy as it is now, in a network of its own."""
+    policy = type(model.policy)(
+        model.observation_space, model.action_space, model.lr_schedule, use_sde=model.use_sde, **model.policy_kwargs
+    )
+    policy.load_state_dict(model.policy.state_dict())
+    policy.set_training_mode(False)
+    return policy
+
+
+def joint_kl(old_policy, new_policy, obs):
+    """Mean KL(old || new) of the joint action by torch's formulas, from the policies' own distributions."""
+    with th.no_grad():
+        parts = []
+        for policy in (old_policy, new_policy):
+            inner = policy.get_distribution(obs).distribution
+            parts.append(inner if isinstance(inner, list) else [inner])
+        total = sum(
+            kl.flatten(1).sum(1) if kl.dim() > 1 else kl
+            for kl in (th.distributions.kl_divergence(p, q) for p, q in zip(*parts, strict=True))
+        )
+        return float(total.double().mean())
+
+
+def surrogate(model, policy, data):
+    obs, actions, advantages, old_log_prob = data
+    if isinstance(model.action_space, spaces.Discrete):
+        actions = actions.flatten()
+    if isinstance(model.action_space, spaces.Box):
+        actions = actions.reshape(len(actions), -1)
+    with th.no_grad():
+        ratio = th.exp(policy.get_distribution(obs).log_prob(actions) - old_log_prob)
+        standardized = (advantages - advantages.mean()) / advantages.std()
+        return float((ratio.double() * standardized).mean())
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_accepted_updates_stay_in_the_region_and_improve(kind):
+    model = make_model(kind, target_kl=0.02)
+    accepted = 0
+    for _ in range(4):
+        collect(model)
+        old_policy, data = frozen_copy(model), rollout(model)
+        with captured_steps() as steps:
+            model.train()
+        step = steps[0].step
+        kl = joint_kl(old_policy, model.policy, data[0])
+        if step.accepted:
+            accepted += 1
+            assert kl <= 0.02 * (1 + 1e-4)
+            assert kl == pytest.approx(step.kl, rel=2e-3, abs=1e-6), "the KL moved after the line search"
+            assert surrogate(model, model.policy, data) > surrogate(model, old_policy, data)
+        else:
+            assert th.equal(steps[0].before, steps[0].after)
+            assert kl == 0.0
+        assert all(th.isfinite(p).all() for p in model.policy.parameters())
+    assert accepted >= 3
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_refused_updates_leave_the_actor_bit_identical(kind):
+    model = collect(make_model(kind, target_kl=50.0, cg_damping=1e-6, line_search_max_iter=1, n_critic_updates=1))
+    model.rollout_buffer.advantages *= -1e3
+    with captured_steps() as steps, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a candidate so far away may well be infinite
+        for target in (50.0, 1e4, 1e6, 1e8):  # far outside the region where the models hold: sooner or later refused
+            model._target_kl_schedule = lambda progress, target=target: target
+            model.train()
+            if not steps[-1].step.accepted:
+                break
+    last = steps[-1]
+    assert not last.step.accepted
+    assert th.equal(last.before, last.after)
+    named = dict(model.policy.named_parameters())
+    assert all(th.isfinite(p).all() for p in named.values())
+
+
+@pytest.mark.parametrize("n_dims", [1, 3, 6, 17])
+def test_duplicating_action_dimensions_does_not_loosen_the_bound(n_dims):
+    def env():
+        return DummyVecEnv([lambda: Contextual(spaces.Box(-1.0, 1.0, (n_dims,), np.float32), repeat=n_dims)])
+
+    settings = {"n_steps": 256, "target_kl": 0.01, "seed": 0, "n_critic_updates": 1, "device": "cpu"}
+    kls = {}
+    for name, cls in {"ours": TRPO, "sb3-contrib": sb3_contrib.TRPO}.items():
+        model = collect(cls("MlpPolicy", env(), **settings))
+        old_policy, data = frozen_copy(model), rollout(model)
+        model.train()
+        kls[name] = joint_kl(old_policy, model.policy, data[0])
+    assert 0.003 < kls["ours"] <= 0.01 * (1 + 1e-4)
+    if n_dims >= 6:
+        assert kls["sb3-contrib"] > 0.03, "the defect that this package corrects has gone: say so in the README"
+
+
+@pytest.mark.parametrize("kind", ["box", "discrete", "multi_binary"])
+@pytest.mark.parametrize("normalize_advantage", [True, False])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+def test_the_scale_of_advantages_leaves_the_step_unchanged(kind, normalize_advantage, scale):
+    after = []
+    for factor in (1.0, scale):
+        model = collect(make_model(kind, normalize_advantage=normalize_advantage))
+        model.rollout_buffer.advantages *= np.float32(factor)
+        with captured_steps() as steps:
+            model.train()
+        assert steps[0].step.accepted
+        after.append(steps[0].after)
+    th.testing.assert_close(after[1], after[0], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["box", "discrete", "multi_discrete", "multi_binary", "gsde", "image"])
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("normalize_advantage", [True, False])
+def test_one_bad_advantage_skips_the_step_and_says_why(kind, fault, normalize_advantage):
+    model = collect(make_model(kind, normalize_advantage=normalize_advantage))
+    model.rollout_buffer.advantages[3, 1] = fault
+    with captured_steps() as steps, pytest.warns(UserWarning, match=r"refused: the (objective|gradient) is not finite"):
+        model.train()
+    assert th.equal(steps[0].before, steps[0].after)
+    assert "not finite" in model.logger.name_to_value["train/outcome"]
+    assert model.logger.name_to_value["train/is_line_search_success"] == 0.0
+    assert all(th.isfinite(p).all() for p in model.policy.parameters())
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, 3e38])
+def test_bad_returns_do_not_reach_the_critic(fault):
+    model = collect(make_model("box"))
+    model.rollout_buffer.returns[5, 0] = fault
+    with pytest.warns(UserWarning, match="critic minibatches were skipped"):
+        model.train()
+    assert all(th.isfinite(p).all() for p in model.policy.parameters())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.0])
+def test_equal_advantages_are_no_reason_to_move(value):
+    model = collect(make_model("box"))
+    model.rollout_buffer.advantages[:] = value
+    with captured_steps() as steps:
+        model.train()
+    assert th.equal(steps[0].before, steps[0].after)
+    assert model.logger.name_to_value["train/outcome"] == "refused: the gradient is zero, the batch prefers no action"
+
+
+def test_a_single_action_is_no_reason_to_move_either():
+    model = TRPO("MlpPolicy", DummyVecEnv([lambda: Contextual(spaces.Discrete(1), BOX)]), n_steps=16, batch_size=16)
+    model.learn(32)
+    assert model.logger.name_to_value["train/is_line_search_success"] == 0.0
+    assert all(th.isfinite(p).all() for p in model.policy.parameters())
+
+
+@pytest.mark.parametrize("kind", ["box", "discrete", "multi_discrete", "multi_binary", "gsde"])
+def test_a_batch_of_two_keeps_the_bound(kind):
+    action_space, observation_space, policy, kwargs = KINDS[kind]
+    env = DummyVecEnv([lambda: Contextual(action_space, observation_space)])
+    model = TRPO(policy, env, n_steps=2, batch_size=2, seed=0, **kwargs)
+    with captured_steps() as steps:
+        model.learn(20)
+    assert len(steps) == 10
+    assert any(captured.step.accepted for captured in steps)
+    assert all(captured.step.kl <= 0.01 * (1 + 1e-4) for captured in steps)
+    assert all(th.isfinite(p).all() for p in model.policy.parameters())
+
+
+class Unsteady(BaseFeaturesExtractor):
+    """Batch statistics and dropout: a policy that differs between two evaluations unless it is told not to."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 8)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5))
+
+    def forward(self, observations):
+        return self.net(observations)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_dropout_and_batch_norm_do_not_blur_the_kl(shared):
+    policy_kwargs = {"features_extractor_class": Unsteady, "share_features_extractor": shared}
+    env = DummyVecEnv([lambda: Contextual(KINDS["box"][0])])
+    model = TRPO("MlpPolicy", env, n_steps=64, batch_size=16, seed=0, policy_kwargs=policy_kwargs)
+    collect(model)
+    old_policy, data = frozen_copy(model), rollout(model)
+    with captured_steps() as steps:
+        model.train()
+    assert steps[0].step.accepted
+    assert steps[0].step.reduction_ratio == pytest.approx(1.0, abs=0.5)
+    assert joint_kl(old_policy, model.policy, data[0]) == pytest.approx(steps[0].step.kl, rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_critic_learns_without_moving_the_actor(shared):
+    model = make_model("image", n_critic_updates=40, policy_kwargs={"share_features_extractor": shared})
+    collect(model)
+    with captured_steps() as steps:
+        model.train()
+    first_loss = model.logger.name_to_value["train/value_loss"]
+    actor = {id(p) for p in steps[0].problem.parameters}
+    assert th.equal(steps[0].after, th.cat([p.detach().reshape(-1) for p in steps[0].problem.parameters]))
+    critic = [p for p in model.policy.parameters() if id(p) not in actor]
+    assert critic, "nothing left for the critic to train"
+    model.train()
+    assert model.logger.name_to_value["train/value_loss"] < first_loss
+
+
+def test_sub_sampling_thins_the_fisher_and_nothing_else():
+    def problem(factor):
+        model = collect(make_model("box", sub_sampling_factor=factor))
+        np.random.seed(1)  # noqa: NPY002  # the buffer's shuffle uses the global generator
+        with captured_steps() as steps:
+            model.train()
+        return steps[0]
+
+    whole, thinned = problem(1), problem(4)
+    assert th.equal(whole.problem.gradient, thinned.problem.gradient)
+    assert whole.problem.objective == thinned.problem.objective
+    v = th.ones_like(whole.problem.gradient)
+    assert not th.allclose(whole.problem.fisher_vector_product(v), thinned.problem.fisher_vector_product(v), rtol=1e-3)
+    assert thinned.step.kl <= 0.01 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["box", "discrete", "gsde", "image", "dict"])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(kind):
+    def train(seed):
+        return th.nn.utils.parameters_to_vector(make_model(kind, seed=seed).learn(192).policy.parameters())
+
+    first = train(1)
+    assert th.equal(first, train(1))
+    assert not th.equal(first, train(2))

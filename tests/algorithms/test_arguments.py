@@ -1,0 +1,196 @@
+"""Bad input is refused in the constructor, by name, value and remedy, before the first environment step."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_trpo import TRPO
+from tests.algorithms.kinds import BOX, IMAGE, make_model
+from tests.envs import Contextual, Probe
+
+NAN, INF = float("nan"), float("inf")
+
+BAD = [
+    (
+        "target_kl",
+        [0, -0.01, None, NAN, INF, "0.01", True, lambda p: -1.0, lambda p: NAN, lambda p: 0.0, lambda p: "a"],
+    ),
+    ("cg_damping", [-0.1, None, NAN, INF, "x", lambda p: -1.0]),
+    ("learning_rate", [-1e-3, NAN, None, "lin_1e-3"]),
+    ("n_steps", [0, -5, 2.5, None, True, "64"]),
+    ("batch_size", [0, -1, 2.5, None]),
+    ("gamma", [-0.1, 1.1, NAN, None]),
+    ("gae_lambda", [-0.1, 1.1, NAN, None]),
+    ("cg_max_steps", [0, -1, 1.5, None]),
+    ("cg_tolerance", [-1e-3, 1.0, NAN, None]),
+    ("line_search_shrinking_factor", [0, 1, 1.5, -0.5, NAN, None]),
+    ("line_search_max_iter", [0, -1, 2.5]),
+    ("n_critic_updates", [-1, 1.5, None]),
+    ("sub_sampling_factor", [0, -3, 2.5, 10_000]),
+    ("sde_sample_freq", [-2, 1.5]),
+    ("max_grad_norm", [0, -1.0, NAN, "x"]),
+    ("radius", ["adaptative", None, 5, dict, AttributeError]),
+    ("radius_kwargs", [5, {"nonsense": 1}]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD for value in values])
+def test_bad_values_are_refused_by_name_and_value(name, value):
+    with pytest.raises(ValueError, match=name) as caught:
+        make_model("box", **{name: value})
+    quoted = value is not None and not callable(value) and not isinstance(value, (float, dict))
+    if quoted:
+        assert repr(value) in str(caught.value)
+
+
+def test_an_error_says_what_would_be_right():
+    with pytest.raises(ValueError, match=r"^target_kl=-0\.01 must be a finite number > 0, or a function of"):
+        make_model("box", target_kl=-0.01)
+    with pytest.raises(
+        ValueError, match=r"^sub_sampling_factor=100 must be an integer in \[1, 64\]: the rollout has no"
+    ):
+        make_model("box", sub_sampling_factor=100)
+    with pytest.raises(
+        ValueError, match=r"radius='adaptve' must be one of 'fixed', 'scheduled', 'adaptive', or a class"
+    ):
+        make_model("box", radius="adaptve")
+
+
+@pytest.mark.parametrize(
+    ("space", "remedy"),
+    [
+        (spaces.Dict({"a": spaces.Discrete(2)}), "use Box, Discrete, MultiDiscrete or MultiBinary"),
+        (spaces.Tuple([spaces.Discrete(2)]), "use Box, Discrete, MultiDiscrete or MultiBinary"),
+        (spaces.Box(-np.inf, np.inf, (2,), np.float32), "must be bounded"),
+        (spaces.Box(0, 5, (2,), np.int32), "floating-point"),
+        (spaces.Discrete(3, start=5), "must start at 0"),
+        (spaces.MultiDiscrete([[2, 2], [3, 3]]), "one-dimensional"),
+        (spaces.MultiBinary([2, 2]), "one-dimensional"),
+    ],
+    ids=str,
+)
+def test_unsupported_action_spaces_are_refused(space, remedy):
+    with pytest.raises(ValueError, match=remedy) as caught:
+        TRPO("MlpPolicy", Contextual(space))
+    assert str(space) in str(caught.value)
+
+
+@pytest.mark.parametrize("env", [None, 5, object()])
+def test_what_is_not_an_environment_is_refused(env):
+    with pytest.raises(ValueError, match="env="):
+        TRPO("MlpPolicy", env)
+
+
+def test_an_unknown_environment_is_named():
+    with pytest.raises(gym.error.Error, match="NoSuchEnv"):
+        TRPO("MlpPolicy", "NoSuchEnv-v0")
+
+
+@pytest.mark.parametrize("policy", [5, None, DiagGaussianDistribution, "MlpPolicy2"])
+def test_what_is_not_a_policy_is_refused(policy):
+    with pytest.raises(ValueError, match=r"[Pp]olicy"):
+        TRPO(policy, Contextual(spaces.Discrete(2)))
+
+
+def test_a_policy_for_other_observations_is_refused():
+    with pytest.raises(ValueError, match="NatureCNN"):
+        TRPO("CnnPolicy", Contextual(spaces.Discrete(2), BOX))
+    with pytest.raises(ValueError, match="MultiInputPolicy"):
+        TRPO("MlpPolicy", Contextual(spaces.Discrete(2), spaces.Dict({"a": BOX})))
+    with pytest.raises(ValueError, match="squash_output"):
+        TRPO("MlpPolicy", Contextual(BOX), policy_kwargs={"squash_output": True})
+
+
+class NoKLDistribution(DiagGaussianDistribution):
+    def proba_distribution(self, mean_actions, log_std):
+        self.distribution = th.distributions.StudentT(5.0, mean_actions, log_std.exp())
+        return self
+
+
+class NoKLPolicy(ActorCriticPolicy):
+    def _build(self, lr_schedule):
+        self.action_dist = NoKLDistribution(self.action_space.shape[0])
+        super()._build(lr_schedule)
+
+
+class FrozenPolicy(ActorCriticPolicy):
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        self.requires_grad_(False)
+        self.value_net.requires_grad_(True)
+
+
+def test_a_policy_whose_distribution_is_unknown_is_refused():
+    with pytest.raises(ValueError, match=r"NoKLDistribution has no KL divergence: register one"):
+        TRPO(NoKLPolicy, Contextual(BOX))
+
+
+def test_a_policy_without_anything_to_train_is_refused():
+    with pytest.raises(ValueError, match="no trainable parameter of the policy changes its actions"):
+        TRPO(FrozenPolicy, Contextual(BOX))
+
+
+def test_a_rollout_of_one_step_cannot_be_standardised():
+    env = Contextual(spaces.Discrete(2))
+    with pytest.raises(ValueError, match=r"n_steps \* n_envs = 1 \* 1 must be greater than 1"):
+        TRPO("MlpPolicy", env, n_steps=1)
+    TRPO("MlpPolicy", env, n_steps=1, batch_size=1, normalize_advantage=False).learn(3)
+    TRPO("MlpPolicy", DummyVecEnv([Probe, Probe]), n_steps=1, batch_size=2).learn(4)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, NAN, INF, "1e6", None])
+def test_a_bad_length_of_training_is_refused(steps):
+    model = make_model("box")
+    with pytest.raises(ValueError, match="total_timesteps="):
+        model.learn(steps)
+    assert model.num_timesteps == 0
+
+
+def test_a_float_is_a_fine_length_of_training():
+    assert make_model("box").learn(1.28e2).num_timesteps == 128
+
+
+def test_arguments_given_to_load_are_checked_too(tmp_path):
+    make_model("box").save(tmp_path / "model")
+    with pytest.raises(ValueError, match="target_kl=-1"):
+        TRPO.load(tmp_path / "model", target_kl=-1)
+
+
+def test_schedules_reach_the_update():
+    model = make_model(
+        "box",
+        target_kl=LinearSchedule(0.04, 0.0, 1.0),
+        cg_damping=lambda p: 0.1 + p,
+        learning_rate=lambda p: 1e-3 * p,
+        n_steps=32,
+    )
+    seen = []
+    original = model.train
+
+    def train():
+        original()
+        seen.append([model.logger.name_to_value[f"train/{key}"] for key in ("radius", "damping", "learning_rate")])
+
+    model.train = train
+    model.learn(250)  # four rollouts of 64: the last one overshoots and must not make the radius negative
+    progress = np.array([1 - 64 / 250, 1 - 128 / 250, 1 - 192 / 250, 0.0])
+    np.testing.assert_allclose(
+        seen, np.stack([0.04 * progress, 0.1 + progress, 1e-3 * (1 - np.arange(64, 257, 64) / 250)], 1), atol=1e-9
+    )
+    assert model.logger.name_to_value["train/outcome"] == "refused: the trust-region radius is zero"
+
+
+def test_a_schedule_that_goes_wrong_during_training_is_named():
+    model = make_model("box", target_kl=lambda p: NAN if 0.1 < p < 0.4 else 0.01)
+    with pytest.raises(ValueError, match=r"radius at remaining progress 0\.333=nan"):
+        model.learn(192)
+
+
+def test_images_are_accepted_where_they_belong():
+    TRPO("CnnPolicy", Contextual(spaces.Discrete(2), IMAGE), n_steps=8, batch_size=8).learn(8)

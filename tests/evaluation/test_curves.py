@@ -1,0 +1,43 @@
+"""Learning curves."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+from sb3_trpo.evaluation.curves import Curve, band, moving_average, plot_bands, plot_run
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def test_moving_average_by_hand():
+    np.testing.assert_allclose(moving_average([2, 4, 6, 8], 2), [2, 3, 5, 7])
+    np.testing.assert_allclose(moving_average([5.0], 10), [5])
+    assert moving_average([], 3).shape == (0,)
+
+
+def test_band_interpolates_where_all_runs_have_data():
+    runs = [Curve(np.array([0.0, 10.0]), np.array([0.0, 10.0])), Curve(np.array([5.0, 20.0]), np.array([9.0, 9.0]))]
+    result = band(runs, n_points=6)
+    np.testing.assert_allclose(result.steps, [5, 6, 7, 8, 9, 10])
+    np.testing.assert_allclose(result.mean, (np.arange(5, 11) + 9) / 2)
+    np.testing.assert_allclose(result.low, [5, 6, 7, 8, 9, 9])
+    np.testing.assert_allclose(result.high, [9, 9, 9, 9, 9, 10])
+
+
+def test_band_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="holds nothing"):
+        band([])
+    with pytest.raises(ValueError, match="share no step: one starts at 5, another ends at 2"):
+        band([Curve(np.array([0.0, 2.0]), np.zeros(2)), Curve(np.array([5.0, 9.0]), np.zeros(2))])
+
+
+def test_plots_draw_what_they_are_given():
+    figure, (left, right) = plt.subplots(1, 2)
+    runs = [Curve(np.arange(5.0), np.arange(5.0) * slope) for slope in (1, 3)]
+    plot_bands(left, {"a": band(runs), "b": band(runs[:1])})
+    plot_run(right, np.arange(5), np.arange(5) ** 2, window=2)
+    np.testing.assert_allclose(left.lines[0].get_ydata(), 2 * left.lines[0].get_xdata())
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [0, 0.5, 2.5, 6.5, 12.5])
+    plt.close(figure)

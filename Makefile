@@ -45,7 +45,7 @@ format: install  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 readme: install  ## write the generated tables into README.md
-	$(BIN)/python -m sb3_trpo.algorithms.metrics README.md
+	$(BIN)/python -c 'from pathlib import Path; from sb3_trpo.algorithms.metrics import write_table; write_table(Path("README.md"))'
 
 clean:  ## remove the environment and what the tests left
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

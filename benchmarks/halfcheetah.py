@@ -1,7 +1,7 @@
 """TRPO of this package against sb3-contrib's on HalfCheetah-v5, at the same joint trust-region radius.
 
-    python benchmarks/halfcheetah.py run       # 1e6 steps, seeds 0-2, two runs at a time; resumes where it stopped
-    python benchmarks/halfcheetah.py report    # table on the terminal, learning_curves.png
+    .venv/bin/python -m benchmarks.halfcheetah run       # 1e6 steps, seeds 0-2, two runs at a time; resumable
+    .venv/bin/python -m benchmarks.halfcheetah report    # table on the terminal, learning_curves.png
 
 Each run writes one CSV (env, implementation, seed, step, train_return, wall_s, eval_mean, eval_std, n_episodes) when
 it has finished; runs of one seed start together, so that wall-clock is compared side by side. All settings that are

@@ -1,6 +1,6 @@
 """What a features extractor shared by actor and critic costs, on a small image task.
 
-    python benchmarks/shared_extractor.py
+    .venv/bin/python -m benchmarks.shared_extractor
 
 Four quadrants, one bright square, one right answer in four (`tests.envs.Dot`, 8 steps an episode, best return 8).
 Three ways to train the critic of a `CnnPolicy`:
@@ -73,9 +73,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8192, help="environment steps of each run (default 8192)")
     arguments = parser.parse_args()
     th.set_num_threads(1)
-    print(
-        "| critic | return (best 8) | explained variance | mean KL / radius | largest KL / radius |\n|---|---|---|---|---|"
-    )
+    print("| critic | return (best 8) | explained variance | mean KL / radius | largest |\n|---|---|---|---|---|")
     for way in WAYS:
         scores = np.array([train(way, seed, arguments.steps) for seed in range(arguments.seeds)])
         score, explained, mean_kl, largest_kl = np.median(scores, 0)

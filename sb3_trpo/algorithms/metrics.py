@@ -1,12 +1,15 @@
 """What an update reports: one ordered table of key, meaning and unit, from which logs and the README are made."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.logger import Logger
 
 from sb3_trpo.algorithms.critic import CriticFit
 from sb3_trpo.core.natural_step import NaturalStep
+
+BEGIN, END = "<!-- metrics -->", "<!-- end of metrics -->"
 
 
 class UpdateReport(NamedTuple):
@@ -144,3 +147,15 @@ def markdown_table() -> str:
     rows = ["| key | meaning | unit | sb3-contrib has it |", "|---|---|---|---|"]
     rows += [f"| `{m.key}` | {m.meaning} | {m.unit} | {'yes' if m.contrib else 'no'} |" for m in METRICS]
     return "\n".join(rows)
+
+
+def write_table(readme: Path) -> None:
+    """Replace what stands between the markers in ``readme`` by the table.
+
+    :raises ValueError: when a marker is missing
+    """
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme} has no place for the table of metrics: add the lines {BEGIN!r} and {END!r}")
+    head, rest = text.split(BEGIN, 1)
+    readme.write_text(f"{head}{BEGIN}\n{markdown_table()}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")

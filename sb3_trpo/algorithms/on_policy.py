@@ -232,12 +232,16 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             weights=weights,
         )
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """From 1 to 0 and no further: the last rollout overshoots the end, where schedules would turn negative."""
+        self._current_progress_remaining = max(1.0 - num_timesteps / total_timesteps, 0.0)
+
     def _radius_and_damping(self) -> tuple[float, float]:
         """delta and lambda of the coming update.
 
         :raises ValueError: when a schedule or the controller gives a negative number or none at all
         """
-        progress = max(self._current_progress_remaining, 0.0)  # the last rollout overshoots the end of training
+        progress = self._current_progress_remaining
         radius = self.radius_controller.radius(  # type: ignore[union-attr]
             self._target_kl_schedule(progress), progress
         )
@@ -301,6 +305,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             reset_num_timesteps=reset_num_timesteps,
             progress_bar=progress_bar,
         )
+
+    def _excluded_save_params(self) -> list[str]:
+        """What `_setup_model` and the next rollout make anew."""
+        return [*super()._excluded_save_params(), "_target_kl_schedule", "_cg_damping_schedule", "_rollout_seconds"]
 
     def _check_arguments(self) -> None:
         """Refuse what cannot train, before the first environment step. Also runs for arguments given to `load`."""

@@ -4,7 +4,7 @@ A shared extractor belongs to the actor: the critic's gradient must not move it,
 trust region after the line search has passed it. A critic on a shared extractor therefore trains only its own
 layers on features it cannot shape. With an extractor of its own it learns freely and the trust region holds.
 ``policy_kwargs={"share_features_extractor": True}`` brings the shared one back. `FlattenExtractor`, which only
-reshapes vectors, has no parameters and stays shared. Measured in ``benchmarks/shared_extractor.py``.
+reshapes vectors, has no parameters and stays shared. Measured in ``benchmarks.shared_extractor``.
 """
 
 from typing import Any, ClassVar

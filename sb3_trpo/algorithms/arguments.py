@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
 
@@ -15,6 +16,21 @@ RADIUS_ALIASES: dict[str, type[RadiusController]] = {
     "fixed": FixedRadius,
     "scheduled": ScheduledRadius,
     "adaptive": AdaptiveRadius,
+}
+
+INTEGERS = {  # the least that is allowed
+    "n_steps": 1,
+    "batch_size": 1,
+    "cg_max_steps": 1,
+    "line_search_max_iter": 1,
+    "n_critic_updates": 0,
+    "sde_sample_freq": -1,
+}
+NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "gamma": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "gae_lambda": ("in [0, 1]", lambda x: 0 <= x <= 1),
+    "cg_tolerance": ("in [0, 1)", lambda x: 0 <= x < 1),
+    "line_search_shrinking_factor": ("in (0, 1)", lambda x: 0 < x < 1),
 }
 
 
@@ -94,6 +110,37 @@ def check_action_space(space: spaces.Space[Any]) -> None:
             raise ValueError(f"action space {space} must be one-dimensional: flatten it in an action wrapper")
     else:
         raise ValueError(f"action space {space} is not supported: use Box, Discrete, MultiDiscrete or MultiBinary")
+
+
+def check_hyperparameters(algorithm: Any) -> None:
+    """Refuse what cannot train, before the first environment step; also what was given to `load`.
+
+    :param algorithm: a `TrustRegionAlgorithm` whose constructor arguments are set as its attributes
+    """
+    policy_class, aliases = algorithm.policy_class, ", ".join(map(repr, algorithm.policy_aliases))
+    if not (isinstance(policy_class, type) and issubclass(policy_class, ActorCriticPolicy)):
+        raise ValueError(f"policy={policy_class!r} must be one of {aliases}, or a subclass of ActorCriticPolicy")
+    check_action_space(algorithm.action_space)
+
+    check_schedule("learning_rate", algorithm.learning_rate)
+    check_schedule("target_kl", algorithm.target_kl, positive=True)
+    check_schedule("cg_damping", algorithm.cg_damping)
+    for name, low in INTEGERS.items():
+        check_integer(name, getattr(algorithm, name), low)
+    for name, (allowed, accept) in NUMBERS.items():
+        check_number(name, getattr(algorithm, name), allowed, accept)
+    if algorithm.max_grad_norm is not None:
+        check_number("max_grad_norm", algorithm.max_grad_norm, "> 0, or None for no limit", lambda x: x > 0)
+
+    rollout_size = algorithm.n_steps * algorithm.n_envs
+    if algorithm.normalize_advantage and rollout_size < 2:
+        raise ValueError(
+            f"n_steps * n_envs = {algorithm.n_steps} * {algorithm.n_envs} must be greater than 1 to standardise "
+            "advantages: raise n_steps, or pass normalize_advantage=False"
+        )
+    check_integer(
+        "sub_sampling_factor", algorithm.sub_sampling_factor, 1, rollout_size, "the rollout has no more steps"
+    )
 
 
 def make_radius_controller(radius: Any, radius_kwargs: Any) -> RadiusController:

@@ -154,7 +154,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         """Build buffer, policy, schedules and the radius controller, unless a saved one was restored."""
-        self._check_arguments()
+        arguments.check_hyperparameters(self)
         with arguments.assertions_as_value_errors():
             super()._setup_model()
         self._target_kl_schedule = FloatSchedule(self.target_kl)
@@ -309,41 +309,6 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         """What `_setup_model` and the next rollout make anew."""
         return [*super()._excluded_save_params(), "_target_kl_schedule", "_cg_damping_schedule", "_rollout_seconds"]
-
-    def _check_arguments(self) -> None:
-        """Refuse what cannot train, before the first environment step. Also runs for arguments given to `load`."""
-        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, ActorCriticPolicy)):
-            raise ValueError(
-                f"policy={self.policy_class!r} must be one of {', '.join(map(repr, self.policy_aliases))}, "
-                "or a subclass of ActorCriticPolicy"
-            )
-        arguments.check_action_space(self.action_space)
-        arguments.check_schedule("learning_rate", self.learning_rate)
-        arguments.check_schedule("target_kl", self.target_kl, positive=True)
-        arguments.check_schedule("cg_damping", self.cg_damping)
-        arguments.check_integer("n_steps", self.n_steps, 1)
-        arguments.check_integer("batch_size", self.batch_size, 1)
-        arguments.check_integer("cg_max_steps", self.cg_max_steps, 1)
-        arguments.check_integer("line_search_max_iter", self.line_search_max_iter, 1)
-        arguments.check_integer("n_critic_updates", self.n_critic_updates, 0)
-        arguments.check_integer("sde_sample_freq", self.sde_sample_freq, -1)
-        arguments.check_number("gamma", self.gamma, "in [0, 1]", lambda x: 0 <= x <= 1)
-        arguments.check_number("gae_lambda", self.gae_lambda, "in [0, 1]", lambda x: 0 <= x <= 1)
-        arguments.check_number("cg_tolerance", self.cg_tolerance, "in [0, 1)", lambda x: 0 <= x < 1)
-        arguments.check_number(
-            "line_search_shrinking_factor", self.line_search_shrinking_factor, "in (0, 1)", lambda x: 0 < x < 1
-        )
-        if self.max_grad_norm is not None:
-            arguments.check_number("max_grad_norm", self.max_grad_norm, "> 0, or None for no limit", lambda x: x > 0)
-        rollout_size = self.n_steps * self.n_envs
-        if self.normalize_advantage and rollout_size < 2:
-            raise ValueError(
-                f"n_steps * n_envs = {self.n_steps} * {self.n_envs} must be greater than 1 to standardise advantages: "
-                "raise n_steps, or pass normalize_advantage=False"
-            )
-        arguments.check_integer(
-            "sub_sampling_factor", self.sub_sampling_factor, 1, rollout_size, "the rollout has no more steps"
-        )
 
     def _probe_policy(self) -> None:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

@@ -53,7 +53,7 @@ def test_an_error_says_what_would_be_right():
     with pytest.raises(ValueError, match=r"^target_kl=-0\.01 must be a finite number > 0, or a function of"):
         make_model("box", target_kl=-0.01)
     with pytest.raises(
-        ValueError, match=r"^sub_sampling_factor=100 must be an integer in \[1, 64\]: the rollout has no"
+        ValueError, match=r"^sub_sampling_factor=100 must be an integer in \[1, 64\]: the rollout is no"
     ):
         make_model("box", sub_sampling_factor=100)
     with pytest.raises(

@@ -138,9 +138,7 @@ def check_hyperparameters(algorithm: Any) -> None:
             f"n_steps * n_envs = {algorithm.n_steps} * {algorithm.n_envs} must be greater than 1 to standardise "
             "advantages: raise n_steps, or pass normalize_advantage=False"
         )
-    check_integer(
-        "sub_sampling_factor", algorithm.sub_sampling_factor, 1, rollout_size, "the rollout has no more steps"
-    )
+    check_integer("sub_sampling_factor", algorithm.sub_sampling_factor, 1, rollout_size, "the rollout is no longer")
 
 
 def make_radius_controller(radius: Any, radius_kwargs: Any) -> RadiusController:

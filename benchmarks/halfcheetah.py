@@ -4,8 +4,9 @@
     .venv/bin/python -m benchmarks.halfcheetah report    # table on the terminal, learning_curves.png
 
 Each run writes one CSV (env, implementation, seed, step, train_return, wall_s, eval_mean, eval_std, n_episodes) when
-it has finished; runs of one seed start together, so that wall-clock is compared side by side. All settings that are
-not named here are the defaults of both, which are equal; one thread, one environment, no normalisation.
+it has finished; runs of one seed start together, so that wall-clock is compared side by side. Both get
+the same settings, translated: the defaults (one environment, no normalisation) at a joint radius of 0.06, and "tuned",
+the entry of hyperparams/trpo.yml. One thread each.
 """
 
 import argparse
@@ -20,28 +21,23 @@ from pathlib import Path
 ENV = "HalfCheetah-v5"
 FOLDER = Path(__file__).parent / "halfcheetah"
 COLUMNS = ["env", "implementation", "seed", "step", "train_return", "wall_s", "eval_mean", "eval_std", "n_episodes"]
-# sb3-contrib averages over the 6 action dimensions: 0.01 there is a joint radius of 0.06.
-JOINT_RADIUS, JOINT_DAMPING, ACTION_DIMENSIONS = 0.06, 0.6, 6
-RECIPE = "sb3_trpo, tuned"
-IMPLEMENTATIONS = ("sb3_trpo", "sb3_contrib", RECIPE)
+IMPLEMENTATIONS = ("sb3_trpo", "sb3_contrib", "sb3_trpo, tuned", "sb3_contrib, tuned")
+ACTION_DIMENSIONS = 6
 
 
-def make_model(implementation: str, seed: int, total_steps: int):
-    """The contestant, untrained."""
-    if implementation == "sb3_contrib":
-        from sb3_contrib import TRPO
-
-        averaged = {"target_kl": JOINT_RADIUS / ACTION_DIMENSIONS, "cg_damping": JOINT_DAMPING / ACTION_DIMENSIONS}
-        return TRPO("MlpPolicy", ENV, seed=seed, device="cpu", **averaged)
-
-    from sb3_trpo import TRPO
-
-    if implementation == "sb3_trpo":
-        return TRPO("MlpPolicy", ENV, seed=seed, device="cpu", target_kl=JOINT_RADIUS, cg_damping=JOINT_DAMPING)
-
+def make_model(implementation: str, seed: int):
+    """The contestant, untrained: both packages get the same settings, sb3-contrib's averaged over the actions."""
     from examples.train import make_env, settings
 
-    return TRPO("MlpPolicy", make_env(ENV, seed), seed=seed, device="cpu", **settings(ENV))
+    package, _, tuned = implementation.partition(", ")
+    joint = {"cg_damping": 0.1, **settings(ENV)} if tuned else {"target_kl": 0.06, "cg_damping": 0.6}
+    if package == "sb3_trpo":
+        from sb3_trpo import TRPO
+    else:
+        from sb3_contrib import TRPO
+
+        joint.update({name: joint[name] / ACTION_DIMENSIONS for name in ("target_kl", "cg_damping")})
+    return TRPO("MlpPolicy", make_env(ENV, seed) if tuned else ENV, seed=seed, device="cpu", **joint)
 
 
 def train_one(implementation: str, seed: int, total_steps: int, file: Path) -> None:
@@ -71,7 +67,7 @@ def train_one(implementation: str, seed: int, total_steps: int, file: Path) -> N
                 train_return = np.mean([episode["r"] for episode in self.model.ep_info_buffer])
                 self.rows.append([self.num_timesteps, train_return, time.perf_counter() - self.started])
 
-    model, curve = make_model(implementation, seed, total_steps), Curve()
+    model, curve = make_model(implementation, seed), Curve()
     model.learn(total_steps, callback=curve)
     wall_s = time.perf_counter() - curve.started
     env = model.get_env()
@@ -105,8 +101,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
             print(f"{implementation} seed {seed} done", flush=True)
 
-    jobs = [(implementation, seed) for seed in range(arguments.seeds) for implementation in IMPLEMENTATIONS[:2]]
-    jobs += [(RECIPE, seed) for seed in range(arguments.seeds)]
+    pairs = (IMPLEMENTATIONS[:2], IMPLEMENTATIONS[2:])  # those of a pair run side by side
+    jobs = [(implementation, seed) for pair in pairs for seed in range(arguments.seeds) for implementation in pair]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(launch, jobs))
     report(arguments)

@@ -9,13 +9,12 @@ class Contextual(gym.Env):
     """Episodes of one step: a random observation, any action space, a reward that prefers some actions.
 
     Box actions are rewarded for being near a linear function of the observation, discrete ones for the option that
-    the sign pattern of the observation points at. ``repeat`` copies every action dimension.
+    the sign pattern of the observation points at.
     """
 
-    def __init__(self, action_space, observation_space=None, repeat=1):
+    def __init__(self, action_space, observation_space=None):
         self.observation_space = observation_space or spaces.Box(-1.0, 1.0, (3,), np.float32)
         self.action_space = action_space
-        self.repeat = repeat
 
     def _vector(self):
         values = self.obs.values() if isinstance(self.obs, dict) else [self.obs]
@@ -32,7 +31,7 @@ class Contextual(gym.Env):
         x = self._vector()
         action = np.atleast_1d(np.asarray(action, np.float64)).reshape(-1)
         if isinstance(self.action_space, spaces.Box):
-            reward = -float(np.square(action[:: self.repeat] - 0.5 * x[0]).mean())
+            reward = -float(np.square(action - 0.5 * x[0]).mean())
         else:
             reward = float((action == (x[0] > np.median(x))).mean())
         return self.obs, reward, True, False, {}

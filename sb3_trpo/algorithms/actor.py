@@ -1,7 +1,8 @@
 """What the trust region needs from a Stable-Baselines3 policy: its action distribution, parameters and curvature."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch as th
@@ -64,15 +65,21 @@ class Actor:
             self.parameters = self._parameters_behind_the_kl(observations)
 
     def distribution(self, observations: Observations) -> Distribution:
-        """The action distributions of a batch; without a graph they are a snapshot, which keeps its values."""
-        return as_core_distribution(self.policy.get_distribution(observations))
+        """The action distributions of a batch; without a graph they are a snapshot, which keeps its values.
+
+        Torch's own checks are off, so that a candidate of the line search that is not finite is refused by its KL.
+        """
+        with unvalidated_distributions():
+            return as_core_distribution(self.policy.get_distribution(observations))
 
     def fisher_vector_product(self, observations: Observations, weights: Tensor) -> LinearMap:
         """``v -> F v`` at the current parameters, undamped, in the cheapest form that applies."""
         if self._mlp is not None:
             with th.no_grad():
                 features = BaseModel.extract_features(self.policy, observations, self.policy.pi_features_extractor)
-                return gauss_newton(MlpJacobian(self._mlp, features), self._snapshot(observations), weights)
+                return gauss_newton(
+                    MlpJacobian(self._mlp, features), self._snapshot_in_mlp_coordinates(observations), weights
+                )
         distribution = self.distribution(observations)
         if isinstance(distribution, MetricDistribution):
             jacobian = AutogradJacobian(distribution.parameters, self.parameters)
@@ -84,7 +91,7 @@ class Actor:
         with th.no_grad():
             return self.distribution(observations)
 
-    def _snapshot(self, observations: Observations) -> MetricDistribution:
+    def _snapshot_in_mlp_coordinates(self, observations: Observations) -> MetricDistribution:
         """The distribution in the coordinates of the perceptron's outputs: a log std shared by all states is (A,)."""
         snapshot = self.distribution_snapshot(observations)
         if isinstance(snapshot, Gaussian):
@@ -123,6 +130,17 @@ def influencing(output: Tensor, candidates: Sequence[Tensor]) -> list[Tensor]:
     return [p for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None]
 
 
+@contextmanager
+def unvalidated_distributions() -> Iterator[None]:
+    """Let ``torch.distributions`` hold parameters that are not finite, instead of raising."""
+    validate = th.distributions.Distribution._validate_args
+    th.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        th.distributions.Distribution.set_default_validate_args(validate)
+
+
 class OpaqueDistribution(NamedTuple):
     """A distribution of which only log-probabilities and torch's KL formula are known; no Fisher metric."""
 
@@ -133,8 +151,11 @@ class OpaqueDistribution(NamedTuple):
         return self.distribution.log_prob(actions)
 
     def entropy(self) -> Tensor | None:
-        """As the distribution defines it."""
-        return self.distribution.entropy()
+        """As the distribution defines it; None where it has no formula."""
+        try:
+            return self.distribution.entropy()
+        except NotImplementedError:
+            return None
 
     def kl_divergence(self, new: "OpaqueDistribution") -> Tensor:
         """Torch's formula, summed over all but the first dimension: the KL of the joint action."""
@@ -179,12 +200,6 @@ def mean_entropy(distribution: Distribution, log_prob: Tensor) -> float:
     return float((-log_prob if entropy is None else entropy).mean())
 
 
-def mean_std(distribution: Distribution) -> float | None:
-    """Mean standard deviation of the actions, before squashing; None for a distribution that has none."""
-    base = distribution.base if isinstance(distribution, SquashedGaussian) else distribution
-    return float(base.log_std.exp().mean()) if isinstance(base, Gaussian) else None
-
-
 def every(stride: int, batch: Rows) -> Rows:
     """Every ``stride``-th row of a tensor or of a dictionary of tensors."""
     if isinstance(batch, dict):
@@ -218,6 +233,8 @@ def _as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
     ):
         return None
 
+    if policy.mlp_extractor.policy_net._forward_hooks or policy.mlp_extractor.policy_net._forward_pre_hooks:
+        return None
     modules = [*policy.mlp_extractor.policy_net, policy.action_net]
     layers: list[Layer] = []
     for module in modules:
@@ -231,4 +248,5 @@ def _as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
             return None
     free = (policy.log_std,) if type(policy.action_dist) is sb3.DiagGaussianDistribution else ()
     mlp = Mlp(tuple(layers), free)
-    return mlp if all(parameter.requires_grad for parameter in mlp.parameters) else None
+    is_tied = len({id(parameter) for parameter in mlp.parameters}) < len(mlp.parameters)
+    return mlp if all(parameter.requires_grad for parameter in mlp.parameters) and not is_tied else None

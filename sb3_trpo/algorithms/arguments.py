@@ -1,46 +1,27 @@
 """Checks of constructor arguments: a `ValueError` that names the argument, its value, and what would be right."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
+
+Check = Callable[[str, Any], None]
 
 RADIUS_ALIASES: dict[str, type[RadiusController]] = {
     "fixed": FixedRadius,
     "scheduled": ScheduledRadius,
     "adaptive": AdaptiveRadius,
 }
-
-INTEGERS = {  # the least that is allowed
-    "n_steps": 1,
-    "batch_size": 1,
-    "cg_max_steps": 1,
-    "line_search_max_iter": 1,
-    "n_critic_updates": 0,
-    "sde_sample_freq": -1,
-}
-NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "gamma": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "gae_lambda": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "cg_tolerance": ("in [0, 1)", lambda x: 0 <= x < 1),
-    "line_search_shrinking_factor": ("in (0, 1)", lambda x: 0 < x < 1),
-}
-
-
-@contextmanager
-def assertions_as_value_errors() -> Iterator[None]:
-    """Turn Stable-Baselines3's assertions and unsupported spaces into the `ValueError` that users are promised."""
-    try:
-        yield
-    except (AssertionError, NotImplementedError) as error:
-        raise ValueError(" ".join(str(argument).strip() for argument in error.args)) from error
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> None:
@@ -58,18 +39,18 @@ def check_number(name: str, value: Any, allowed: str, accept: Callable[[float], 
         raise ValueError(f"{name}={value!r} must be a finite number {allowed}")
 
 
-def check_schedule(name: str, value: Any, *, positive: bool = False) -> None:
+def check_schedule(name: str, value: Any, positive: bool = False) -> None:
     """Refuse anything but a number or a schedule: a function of the remaining progress, which falls from 1 to 0.
 
     A schedule may reach zero; one that starts at zero, is negative or not finite is refused here, as far as it can
     be seen at the start, the middle and the end of training.
     """
     if not callable(value):
-        allowed = "> 0" if positive else ">= 0"
+        least = "> 0" if positive else ">= 0"
         check_number(
             name,
             value,
-            f"{allowed}, or a function of the remaining progress",
+            f"{least}, or a function of the remaining progress",
             lambda x: x > 0 or (x == 0 and not positive),
         )
         return
@@ -78,81 +59,146 @@ def check_schedule(name: str, value: Any, *, positive: bool = False) -> None:
         try:
             current = float(value(progress))
         except Exception as error:
-            raise ValueError(
-                f"{name}={value!r} cannot be evaluated at remaining progress {progress}: {error}"
-            ) from error
+            raise ValueError(f"{name}={value!r} must have a value at remaining progress {progress}: {error}") from error
         check_number(at, current, ">= 0", lambda x: x >= 0)
         if positive and progress == 1.0:
             check_number(at, current, "> 0 at the start of training", lambda x: x > 0)
 
 
-def check_action_space(space: spaces.Space[Any]) -> None:
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], article: str) -> None:
+    """Refuse anything but an instance of ``kind``."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}={value!r} must be {article}")
+
+
+def check_class(name: str, value: Any, base: type) -> None:
+    """Refuse anything but a subclass of ``base``."""
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise ValueError(f"{name}={value!r} must be a subclass of {base.__name__}")
+
+
+def check_device(name: str, value: Any) -> None:
+    """Refuse what torch does not know as a device."""
+    try:
+        th.device("cpu" if value == "auto" else value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{name}={value!r} must be 'auto' or a torch device such as 'cuda': {error}") from None
+
+
+def optional(check: Check) -> Check:
+    """The same check, which None passes."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _integer(low: int) -> Check:
+    return partial(check_integer, low=low)
+
+
+def _number(allowed: str, accept: Callable[[float], bool]) -> Check:
+    return partial(check_number, allowed=allowed, accept=accept)
+
+
+_boolean = partial(check_type, kind=(bool, np.bool_), article="True or False")
+_dictionary = partial(check_type, kind=dict, article="a dictionary of keyword arguments")
+
+CHECKS: dict[str, Check] = {
+    "policy_class": partial(check_class, base=ActorCriticPolicy),
+    "learning_rate": check_schedule,
+    "n_steps": _integer(1),
+    "batch_size": _integer(1),
+    "gamma": _number("in [0, 1]", lambda x: 0 <= x <= 1),
+    "cg_max_steps": _integer(1),
+    "cg_damping": check_schedule,
+    "line_search_shrinking_factor": _number("in (0, 1)", lambda x: 0 < x < 1),
+    "line_search_max_iter": _integer(1),
+    "n_critic_updates": _integer(0),
+    "gae_lambda": _number("in [0, 1]", lambda x: 0 <= x <= 1),
+    "use_sde": _boolean,
+    "sde_sample_freq": _integer(-1),
+    "rollout_buffer_class": optional(partial(check_class, base=RolloutBuffer)),
+    "rollout_buffer_kwargs": optional(_dictionary),
+    "normalize_advantage": _boolean,
+    "target_kl": partial(check_schedule, positive=True),
+    "sub_sampling_factor": _integer(1),
+    "stats_window_size": _integer(1),
+    "tensorboard_log": optional(partial(check_type, kind=str, article="a folder name, or None for no log")),
+    "policy_kwargs": optional(_dictionary),
+    "verbose": _integer(0),
+    "seed": optional(_integer(0)),
+    "device": check_device,
+    "cg_tolerance": _number("in [0, 1)", lambda x: 0 <= x < 1),
+    "max_grad_norm": optional(_number("> 0, or None for no limit", lambda x: x > 0)),
+}
+
+
+def check_arguments(values: Mapping[str, Any]) -> None:
+    """Refuse what cannot train, before the first environment step; names without a check are passed over."""
+    for name, check in CHECKS.items():
+        if name in values:
+            check(name, values[name])
+
+
+def check_rollout_size(n_steps: int, n_envs: int, sub_sampling_factor: int, normalize_advantage: bool) -> None:
+    """Refuse a rollout too short for what is to be done with it."""
+    if normalize_advantage and n_steps * n_envs < 2:
+        raise ValueError(
+            f"n_steps * n_envs = {n_steps} * {n_envs} must be greater than 1 to standardise advantages: "
+            "raise n_steps, or pass normalize_advantage=False"
+        )
+    check_integer("sub_sampling_factor", sub_sampling_factor, 1, n_steps * n_envs, "the rollout is no longer")
+
+
+def check_action_space(space: Any) -> None:
     """Refuse action spaces that no policy of Stable-Baselines3 can act in."""
+    sentence = f"action space {space} "
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise ValueError(sentence + "is not supported: use Box, Discrete, MultiDiscrete or MultiBinary")
+    if 0 in (space.shape or ()):
+        raise ValueError(sentence + "has nothing to choose: give it at least one dimension")
     if isinstance(space, spaces.Box):
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise ValueError(
-                f"action space {space} must be bounded: wrap the environment in gymnasium.wrappers.RescaleAction"
-            )
+            raise ValueError(sentence + "must be bounded: wrap the environment in gymnasium.wrappers.RescaleAction")
         if not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(sentence + "must have a floating-point dtype: use MultiDiscrete for integer actions")
+    elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
+        raise ValueError(sentence + "must start at 0: add the offset in an action wrapper")
+    if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)) and len(space.shape or ()) != 1:
+        raise ValueError(sentence + "must be one-dimensional: flatten it in an action wrapper")
+
+
+def check_observation_space(space: Any) -> None:
+    """Refuse observation spaces that no policy of Stable-Baselines3 can see."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    for part in parts:
+        if not isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
             raise ValueError(
-                f"action space {space} must have a floating-point dtype: use MultiDiscrete for integer actions"
+                f"observation space {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, "
+                "or one flat Dict of them"
             )
-    elif isinstance(space, spaces.Discrete):
-        if space.start != 0:
-            raise ValueError(f"action space {space} must start at 0: add the offset in an action wrapper")
-    elif isinstance(space, spaces.MultiDiscrete):
-        if space.nvec.ndim != 1 or np.any(space.start):
-            raise ValueError(
-                f"action space {space} must be one-dimensional and start at 0: flatten it in an action wrapper"
-            )
-    elif isinstance(space, spaces.MultiBinary):
-        if len(space.shape) != 1:
-            raise ValueError(f"action space {space} must be one-dimensional: flatten it in an action wrapper")
-    else:
-        raise ValueError(f"action space {space} is not supported: use Box, Discrete, MultiDiscrete or MultiBinary")
-
-
-def check_hyperparameters(algorithm: Any) -> None:
-    """Refuse what cannot train, before the first environment step; also what was given to `load`.
-
-    :param algorithm: a `TrustRegionAlgorithm` whose constructor arguments are set as its attributes
-    """
-    policy_class, aliases = algorithm.policy_class, ", ".join(map(repr, algorithm.policy_aliases))
-    if not (isinstance(policy_class, type) and issubclass(policy_class, ActorCriticPolicy)):
-        raise ValueError(f"policy={policy_class!r} must be one of {aliases}, or a subclass of ActorCriticPolicy")
-    check_action_space(algorithm.action_space)
-
-    check_schedule("learning_rate", algorithm.learning_rate)
-    check_schedule("target_kl", algorithm.target_kl, positive=True)
-    check_schedule("cg_damping", algorithm.cg_damping)
-    for name, low in INTEGERS.items():
-        check_integer(name, getattr(algorithm, name), low)
-    for name, (allowed, accept) in NUMBERS.items():
-        check_number(name, getattr(algorithm, name), allowed, accept)
-    if algorithm.max_grad_norm is not None:
-        check_number("max_grad_norm", algorithm.max_grad_norm, "> 0, or None for no limit", lambda x: x > 0)
-
-    rollout_size = algorithm.n_steps * algorithm.n_envs
-    if algorithm.normalize_advantage and rollout_size < 2:
-        raise ValueError(
-            f"n_steps * n_envs = {algorithm.n_steps} * {algorithm.n_envs} must be greater than 1 to standardise "
-            "advantages: raise n_steps, or pass normalize_advantage=False"
-        )
-    check_integer("sub_sampling_factor", algorithm.sub_sampling_factor, 1, rollout_size, "the rollout is no longer")
+        if isinstance(part, spaces.MultiDiscrete) and len(part.shape) != 1:
+            raise ValueError(f"observation space {space} must be one-dimensional: flatten it in a wrapper")
 
 
 def make_radius_controller(radius: Any, radius_kwargs: Any) -> RadiusController:
     """The controller of an alias or class, built with ``radius_kwargs``."""
     cls = RADIUS_ALIASES.get(radius) if isinstance(radius, str) else radius
-    if not (
-        isinstance(cls, type) and callable(getattr(cls, "radius", None)) and callable(getattr(cls, "update", None))
-    ):
+    has_methods = callable(getattr(cls, "radius", None)) and callable(getattr(cls, "update", None))
+    if not (isinstance(cls, type) and has_methods):
         aliases = ", ".join(map(repr, RADIUS_ALIASES))
         raise ValueError(f"radius={radius!r} must be one of {aliases}, or a class with the methods of RadiusController")
-    if radius_kwargs is not None and not isinstance(radius_kwargs, dict):
-        raise ValueError(f"radius_kwargs={radius_kwargs!r} must be a dictionary of arguments of {cls.__name__}")
+    optional(_dictionary)("radius_kwargs", radius_kwargs)
     try:
         controller: RadiusController = cls(**(radius_kwargs or {}))
         return controller
     except TypeError as error:
         raise ValueError(f"radius_kwargs={radius_kwargs!r} does not fit {cls.__name__}: {error}") from error
+
+
+@contextmanager
+def as_value_errors(given: str) -> Iterator[None]:
+    """Turn what Stable-Baselines3 raises for arguments it cannot use into the `ValueError` that users are promised."""
+    try:
+        yield
+    except (AssertionError, NotImplementedError, TypeError, AttributeError) as error:
+        reason = " ".join(str(argument).strip() for argument in error.args)
+        raise ValueError(f"{given} cannot be used: {reason}") from error

@@ -11,7 +11,7 @@ import json
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,19 +29,25 @@ def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
     return 1
 
 
-def saved_by_sb3_contrib(path: ModelFile) -> bool:
-    """Whether the zip holds a TRPO of sb3-contrib: all its settings and none of those that only this package has."""
-    saved = json.loads(_data(path))
-    return {"target_kl", "cg_damping", "sub_sampling_factor"} <= saved.keys() and "cg_tolerance" not in saved
+def read_settings(path: ModelFile, algorithm: str, custom_objects: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The settings in the zip of a TRPO saved by sb3-contrib, None for one saved by this package.
+
+    :raises ValueError: for a model of another algorithm
+    """
+    text = _data(path)
+    names = json.loads(text).keys()
+    if not {"target_kl", "cg_damping", "line_search_max_iter"} <= names:
+        raise ValueError(f"{path!s} does not hold a {algorithm}: load it with the class that saved it")
+    settings: dict[str, Any] = json_to_data(text, custom_objects)
+    return None if "cg_tolerance" in names else settings
 
 
-def translation(path: ModelFile, algorithm: str, given: Collection[str]) -> dict[str, Any]:
+def translation(settings: Mapping[str, Any], algorithm: str, given: Collection[str]) -> dict[str, Any]:
     """Constructor arguments under which the model behaves here as it did there; ``given`` ones are the user's own."""
-    saved = json_to_data(_data(path))
-    n_dimensions = n_averaged_dimensions(saved["action_space"])
-    translated = {name: n_dimensions * saved[name] for name in ("target_kl", "cg_damping") if name not in given}
+    n_dimensions = n_averaged_dimensions(settings["action_space"])
+    translated = {name: n_dimensions * settings[name] for name in ("target_kl", "cg_damping") if name not in given}
     if n_dimensions > 1 and translated:
-        changes = ", ".join(f"{name} {saved[name]:g} -> {value:g}" for name, value in translated.items())
+        changes = ", ".join(f"{name} {settings[name]:g} -> {value:g}" for name, value in translated.items())
         warnings.warn(
             f"this model was saved by sb3_contrib.TRPO, which averages the KL over the {n_dimensions} action "
             f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same region: {changes}",
@@ -50,13 +56,13 @@ def translation(path: ModelFile, algorithm: str, given: Collection[str]) -> dict
     return {"max_grad_norm": None, **translated}  # saved as 0, and never used
 
 
-def current_observation_space(path: ModelFile, env: VecEnv) -> dict[str, Any]:
+def current_observation_space(settings: Mapping[str, Any], env: VecEnv) -> dict[str, Any]:
     """``custom_objects`` with the environment's observation space, where it is the saved one written differently.
 
     Gymnasium once wrote an unbounded observation as the largest float and now writes it as infinity, which
     Stable-Baselines3 takes for another space.
     """
-    saved, current = json_to_data(_data(path))["observation_space"], env.observation_space
+    saved, current = settings["observation_space"], env.observation_space
     if not (isinstance(saved, spaces.Box) and isinstance(current, spaces.Box) and saved.shape == current.shape):
         return {}
     largest = np.finfo(np.float32).max

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 
 class CriticFit(NamedTuple):
-    """Mean squared error over the minibatches that were used, NaN for none, and how many were not finite."""
+    """Mean squared error over the minibatches that were used, None for none, and how many were not finite."""
 
-    value_loss: float
+    value_loss: float | None
     skipped: int
 
 
@@ -35,6 +35,8 @@ def fit_critic(
     :param parameters: the critic's; no other parameter of the optimiser moves
     :param max_grad_norm: largest gradient norm, None for no limit
     """
+    if not parameters:
+        return CriticFit(None, 0)  # everything is frozen, or belongs to the actor
     limit = math.inf if max_grad_norm is None else max_grad_norm
     losses, skipped = [], 0
     optimizer.zero_grad(set_to_none=True)
@@ -51,4 +53,4 @@ def fit_critic(
         optimizer.step()
         losses.append(loss.item())
     optimizer.zero_grad(set_to_none=True)
-    return CriticFit(sum(losses) / len(losses) if losses else math.nan, skipped)
+    return CriticFit(sum(losses) / len(losses) if losses else None, skipped)

@@ -74,7 +74,13 @@ METRICS = (
         lambda r: float(r.step.accepted),
         contrib=True,
     ),
-    Metric("train/std", "mean standard deviation of the actions", "action", lambda r: r.std, contrib=True),
+    Metric(
+        "train/std",
+        "mean `exp(log_std)`; for gSDE of the noise matrix",
+        "action",
+        lambda r: r.std,
+        contrib=True,
+    ),
     Metric(
         "train/n_updates",
         "updates made so far",

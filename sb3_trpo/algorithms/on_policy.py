@@ -8,17 +8,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics
-from sb3_trpo.algorithms.actor import Actor, critic_parameters, every, first_rows, mean_entropy, mean_std
+from sb3_trpo.algorithms.actor import Actor, critic_parameters, every, first_rows, mean_entropy
 from sb3_trpo.algorithms.critic import CriticFit, fit_critic
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import TrustRegionProblem, surrogate_problem
@@ -106,13 +107,15 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         radius_kwargs: dict[str, Any] | None = None,
         max_grad_norm: float | None = None,
     ):
+        arguments.check_arguments(locals())
         if env is None and _init_setup_model:
             raise ValueError("env=None: pass an environment, a vectorised one, or the id of a registered one")
         if env is not None:
             env = maybe_make_env(env, verbose)
-            if not hasattr(env, "action_space"):
+            if not (hasattr(env, "action_space") and hasattr(env, "observation_space")):
                 raise ValueError(f"env={env!r} must be an environment, a vectorised one, or the id of a registered one")
             arguments.check_action_space(env.action_space)
+            arguments.check_observation_space(env.observation_space)
         super().__init__(
             policy,
             env,
@@ -154,11 +157,16 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         """Build buffer, policy, schedules and the radius controller, unless a saved one was restored."""
-        arguments.check_hyperparameters(self)
-        with arguments.assertions_as_value_errors():
+        arguments.check_arguments(vars(self))  # again: `load` has replaced them
+        arguments.check_rollout_size(self.n_steps, self.n_envs, self.sub_sampling_factor, self.normalize_advantage)
+        if not callable(self.learning_rate):
+            self.learning_rate = float(self.learning_rate)  # Stable-Baselines3 takes no numpy scalar
+        given = (
+            f"policy {self.policy_class.__name__} with policy_kwargs={self.policy_kwargs!r} and "
+            f"rollout_buffer_kwargs={self.rollout_buffer_kwargs!r} on {self.observation_space}"
+        )
+        with arguments.as_value_errors(given):
             super()._setup_model()
-        self._target_kl_schedule = FloatSchedule(self.target_kl)
-        self._cg_damping_schedule = FloatSchedule(self.cg_damping)
         if self.radius_controller is None:
             self.radius_controller = arguments.make_radius_controller(self.radius, self.radius_kwargs)
         self._probe_policy()
@@ -207,7 +215,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 critic=critic,
                 damping=damping,
                 entropy=mean_entropy(problem.old, batch.old_log_prob),
-                std=mean_std(problem.old),
+                std=float(self.policy.log_std.detach().exp().mean()) if hasattr(self.policy, "log_std") else None,
                 explained_variance=self._explained_variance(),
                 n_updates=self._n_updates,
                 rollout_seconds=self._rollout_seconds,
@@ -226,7 +234,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 every(self.sub_sampling_factor, batch.observations),
                 normalized_weights(every(self.sub_sampling_factor, weights)),
             ),
-            actions=batch.actions,
+            actions=batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions,
             old_log_prob=batch.old_log_prob,
             advantages=standardize(batch.advantages, weights) if self.normalize_advantage else batch.advantages,
             weights=weights,
@@ -242,10 +250,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         :raises ValueError: when a schedule or the controller gives a negative number or none at all
         """
         progress = self._current_progress_remaining
-        radius = self.radius_controller.radius(  # type: ignore[union-attr]
-            self._target_kl_schedule(progress), progress
+        target, damping = (
+            float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
-        damping = self._cg_damping_schedule(progress)
+        radius = self.radius_controller.radius(target, progress)  # type: ignore[union-attr]
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
         return radius, damping
@@ -307,8 +315,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        """What `_setup_model` and the next rollout make anew."""
-        return [*super()._excluded_save_params(), "_target_kl_schedule", "_cg_damping_schedule", "_rollout_seconds"]
+        """Also the time that the last rollout took."""
+        return [*super()._excluded_save_params(), "_rollout_seconds"]
 
     def _probe_policy(self) -> None:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

@@ -7,7 +7,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_trpo.algorithms.contrib import ModelFile, current_observation_space, saved_by_sb3_contrib, translation
+from sb3_trpo.algorithms.contrib import ModelFile, current_observation_space, read_settings, translation
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -51,14 +51,18 @@ class TRPO(TrustRegionAlgorithm):
 
         :param env: environment to go on training in, or its id; not needed to predict
         :param kwargs: constructor arguments to change
+        :raises ValueError: for the file of another algorithm, or an argument that cannot be used
         """
         if isinstance(env, str):
             env = maybe_make_env(env, verbose=0)
-        if {"radius", "radius_kwargs"} & kwargs.keys():
+        custom_objects = dict(custom_objects or {})
+        given = custom_objects.keys() | kwargs.keys()
+        if {"radius", "radius_kwargs"} & given:
             kwargs.setdefault("radius_controller", None)  # build the new one instead of restoring the saved one
-        if saved_by_sb3_contrib(path):
-            kwargs = {**translation(path, cls.__name__, given=kwargs.keys()), **kwargs}
+        contrib_settings = read_settings(path, cls.__name__, custom_objects)
+        if contrib_settings is not None:
+            kwargs = {**translation(contrib_settings, cls.__name__, given), **kwargs}
             if env is not None:
                 env = cls._wrap_env(env)
-                custom_objects = {**current_observation_space(path, env), **(custom_objects or {})}
+                custom_objects = {**current_observation_space(contrib_settings, env), **custom_objects}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

@@ -35,3 +35,12 @@ class StepStatus(Enum):
             StepStatus.NON_FINITE_DIRECTION,
             StepStatus.NON_FINITE_CANDIDATE,
         )
+
+    @property
+    def is_line_search_failure(self) -> bool:
+        """Whether the region was too large for the models: no candidate of the line search passed."""
+        return self in (
+            StepStatus.NON_FINITE_CANDIDATE,
+            StepStatus.KL_TOO_LARGE,
+            StepStatus.NO_IMPROVEMENT,
+        )

@@ -51,5 +51,14 @@ def standardize(advantages: Tensor, weights: Tensor) -> Tensor:
 
 
 def surrogate_objective(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
-    """``sum_n w_n exp(log_prob_n - old_log_prob_n) A_n``, a scalar; all arguments have shape (N,)."""
+    """``sum_n w_n exp(log_prob_n - old_log_prob_n) A_n``, a scalar.
+
+    :raises ValueError: unless all arguments have the same shape (N,); broadcasting would average over wrong pairs
+    """
+    shapes = [tuple(x.shape) for x in (log_prob, old_log_prob, advantages, weights)]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+        raise ValueError(
+            f"log_prob, old_log_prob, advantages, weights have shapes {shapes}, all must be (N,): "
+            "check what the action distribution's log_prob returns"
+        )
     return weighted_mean(th.exp(log_prob - old_log_prob) * advantages, weights)

@@ -12,13 +12,15 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from sb3_trpo.core.status import StepStatus
+
 
 class Outcome(Protocol):
     """What a controller looks at: a `NaturalStep` has it."""
 
     @property
-    def accepted(self) -> bool:
-        """Whether the parameters moved."""
+    def status(self) -> StepStatus:
+        """How the step ended."""
 
     @property
     def reduction_ratio(self) -> float:
@@ -56,7 +58,7 @@ class ScheduledRadius:
     :raises ValueError: when ``final_factor`` is negative or not finite.
     """
 
-    final_factor: float = 0.0
+    final_factor: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse factors that would make the radius negative."""
@@ -75,8 +77,9 @@ class ScheduledRadius:
 class AdaptiveRadius:
     """The target times a factor that grows while the model foretells well and shrinks when it does not.
 
-    ``rho >= good`` multiplies the factor by ``grow``; ``rho <= poor`` or a refused step by ``shrink``; it stays
-    within [``min_factor``, ``max_factor``]. Thresholds of Nocedal & Wright 2006, algorithm 4.1.
+    ``rho >= good`` multiplies the factor by ``grow``; ``rho <= poor`` or a failed line search by ``shrink``; a step
+    refused for other reasons tells nothing of the region. It stays within [``min_factor``, ``max_factor``].
+    Thresholds of Nocedal & Wright 2006, algorithm 4.1.
 
     :raises ValueError: when the constants contradict each other.
     """
@@ -104,7 +107,7 @@ class AdaptiveRadius:
 
     def update(self, outcome: Outcome) -> None:
         """Grow or shrink the factor by the reduction ratio of the last step."""
-        if not outcome.accepted or outcome.reduction_ratio <= self.poor:
+        if outcome.status.is_line_search_failure or outcome.reduction_ratio <= self.poor:
             self.factor = max(self.factor * self.shrink, self.min_factor)
         elif outcome.reduction_ratio >= self.good:
             self.factor = min(self.factor * self.grow, self.max_factor)

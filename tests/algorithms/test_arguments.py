@@ -37,6 +37,16 @@ BAD = [
     ("max_grad_norm", [0, -1.0, NAN, "x"]),
     ("radius", ["adaptative", None, 5, dict, AttributeError]),
     ("radius_kwargs", [5, {"nonsense": 1}]),
+    ("normalize_advantage", ["no", None, 1]),
+    ("use_sde", ["no", None]),
+    ("seed", [-1, 1.5, "a"]),
+    ("device", ["nonsense", 1.5]),
+    ("verbose", ["a", -1]),
+    ("stats_window_size", ["a", 0, -1]),
+    ("tensorboard_log", [5]),
+    ("policy_kwargs", [5, {"nonsense": 1}, {"net_arch": "big"}, {"activation_fn": "tanh"}]),
+    ("rollout_buffer_class", [int, "RolloutBuffer"]),
+    ("rollout_buffer_kwargs", [5, {"nonsense": 1}]),
 ]
 
 
@@ -72,6 +82,8 @@ def test_an_error_says_what_would_be_right():
         (spaces.Discrete(3, start=5), "must start at 0"),
         (spaces.MultiDiscrete([[2, 2], [3, 3]]), "one-dimensional"),
         (spaces.MultiBinary([2, 2]), "one-dimensional"),
+        (spaces.Box(-1, 1, (0,), np.float32), "nothing to choose"),
+        (spaces.MultiDiscrete([]), "nothing to choose"),
     ],
     ids=str,
 )
@@ -79,6 +91,36 @@ def test_unsupported_action_spaces_are_refused(space, remedy):
     with pytest.raises(ValueError, match=remedy) as caught:
         TRPO("MlpPolicy", Contextual(space))
     assert str(space) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(5),
+        spaces.Tuple([BOX]),
+        spaces.Dict({"a": spaces.Dict({"b": BOX})}),
+        spaces.MultiDiscrete([[2, 2], [3, 3]]),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*multi-dimensional MultiDiscrete")
+def test_unsupported_observation_spaces_are_refused(space):
+    with pytest.raises(ValueError, match="observation space") as caught:
+        TRPO("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy", Contextual(BOX, space))
+    assert str(space) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.01), np.float64(0.01), np.int64(1), 1])
+def test_numbers_of_numpy_are_numbers(number):
+    make_model("box", target_kl=number, cg_damping=number, learning_rate=number).learn(64)
+
+
+def test_radius_and_damping_can_be_changed_between_updates():
+    model = make_model("box").learn(64)
+    model.target_kl, model.cg_damping = 0.05, 0.5
+    model.learn(64)
+    assert model.logger.name_to_value["train/radius"] == 0.05
+    assert model.logger.name_to_value["train/damping"] == 0.5
 
 
 @pytest.mark.parametrize("env", [None, 5, object()])

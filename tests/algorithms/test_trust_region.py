@@ -94,22 +94,20 @@ def test_refused_updates_leave_the_actor_bit_identical(kind):
     model.rollout_buffer.advantages *= -1e3
     with captured_steps() as steps, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a candidate so far away may well be infinite
-        for target in (50.0, 1e4, 1e6, 1e8):  # far outside the region where the models hold: sooner or later refused
-            model._target_kl_schedule = lambda progress, target=target: target
+        for target in (50.0, 1e4, 1e6, 1e8, 1e20, 1e30):  # far outside the region where the models hold
+            model.target_kl = target
             model.train()
-            if not steps[-1].step.accepted:
-                break
-    last = steps[-1]
-    assert not last.step.accepted
-    assert th.equal(last.before, last.after)
+    refused = [captured for captured in steps if not captured.step.accepted]
+    assert refused
+    assert all(th.equal(captured.before, captured.after) for captured in refused)
     named = dict(model.policy.named_parameters())
     assert all(th.isfinite(p).all() for p in named.values())
 
 
 @pytest.mark.parametrize("n_dims", [1, 3, 6, 17])
-def test_duplicating_action_dimensions_does_not_loosen_the_bound(n_dims):
+def test_more_action_dimensions_do_not_loosen_the_bound(n_dims):
     def env():
-        return DummyVecEnv([lambda: Contextual(spaces.Box(-1.0, 1.0, (n_dims,), np.float32), repeat=n_dims)])
+        return DummyVecEnv([lambda: Contextual(spaces.Box(-1.0, 1.0, (n_dims,), np.float32))])
 
     settings = {"n_steps": 256, "target_kl": 0.01, "seed": 0, "n_critic_updates": 1, "device": "cpu"}
     kls = {}

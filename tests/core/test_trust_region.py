@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 import pytest
 
+from sb3_trpo.core.status import StepStatus
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, ScheduledRadius
 
 
 @dataclass
 class Outcome:
-    accepted: bool
-    reduction_ratio: float
+    status: StepStatus
+    reduction_ratio: float = float("nan")
 
 
 def test_fixed_follows_the_target():
     controller = FixedRadius()
-    controller.update(Outcome(False, float("nan")))
+    controller.update(Outcome(StepStatus.KL_TOO_LARGE))
     assert controller.radius(0.01, 0.3) == 0.01
 
 
@@ -26,8 +27,12 @@ def test_scheduled_is_linear_between_the_target_and_the_final_factor():
 
 def test_adaptive_grows_and_shrinks_by_the_reduction_ratio_within_its_limits():
     controller = AdaptiveRadius(grow=2.0, shrink=0.5, min_factor=0.25, max_factor=4.0)
-    good, fair, poor = Outcome(True, 0.9), Outcome(True, 0.5), Outcome(True, 0.1)
-    refused = Outcome(False, float("nan"))
+    good, fair, poor = (
+        Outcome(StepStatus.ACCEPTED, 0.9),
+        Outcome(StepStatus.ACCEPTED, 0.5),
+        Outcome(StepStatus.ACCEPTED, 0.1),
+    )
+    refused = Outcome(StepStatus.KL_TOO_LARGE)
 
     def factor_after(*outcomes):
         for outcome in outcomes:
@@ -39,6 +44,7 @@ def test_adaptive_grows_and_shrinks_by_the_reduction_ratio_within_its_limits():
     assert factor_after(good, good, good) == 4.0
     assert factor_after(poor) == 2.0
     assert factor_after(refused) == 1.0
+    assert factor_after(Outcome(StepStatus.ZERO_GRADIENT), Outcome(StepStatus.NON_FINITE_OBJECTIVE)) == 1.0
     assert factor_after(*[poor] * 9) == 0.25
 
 

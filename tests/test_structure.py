@@ -54,6 +54,12 @@ def test_imports_point_one_way(file):
                 assert part in users, f"{part} imports {module}"
 
 
+@pytest.mark.parametrize("file", sorted((PACKAGE / "core").glob("*.py")), ids=lambda f: f.name)
+def test_the_core_needs_torch_and_the_standard_library_only(file):
+    allowed = {*sys.stdlib_module_names, "torch", "numpy", "sb3_trpo"}
+    assert {module.split(".")[0] for module in imports(file)} <= allowed
+
+
 def test_the_core_does_not_load_stable_baselines3():
     code = "import sb3_trpo.core.natural_step, sys; print('stable_baselines3' in sys.modules)"
     package = (

@@ -3,7 +3,7 @@
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import DiagGaussianDistribution
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
@@ -41,6 +41,57 @@ class BetaPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule):
         self.action_dist = BetaDistribution(self.action_space.shape[0])
         super()._build(lr_schedule)
+
+
+class OpaqueCategorical(CategoricalDistribution):
+    """A discrete distribution of a class that the package has never heard of."""
+
+
+class OpaqueCategoricalPolicy(ActorCriticPolicy):
+    """A custom policy on a custom discrete distribution."""
+
+    def _build(self, lr_schedule):
+        self.action_dist = OpaqueCategorical(int(self.action_space.n))
+        super()._build(lr_schedule)
+
+
+class MaskedPolicy(MlpPolicy):
+    """Of all options only the first two are allowed."""
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        logits = self.action_net(latent_pi)
+        forbidden = th.arange(logits.shape[-1]) > 1
+        return self.action_dist.proba_distribution(logits.masked_fill(forbidden, -th.inf))
+
+
+class SquashedNormal(DiagGaussianDistribution):
+    """Torch knows the KL of a transformed distribution, but not its entropy."""
+
+    def proba_distribution(self, mean_actions, log_std):
+        base = th.distributions.Independent(th.distributions.Normal(mean_actions, log_std.exp()), 1)
+        self.distribution = th.distributions.TransformedDistribution(base, [th.distributions.SigmoidTransform()])
+        return self
+
+    def log_prob(self, actions):
+        return self.distribution.log_prob(actions.clamp(1e-6, 1 - 1e-6))
+
+    def entropy(self):
+        return self.distribution.entropy()
+
+    def mode(self):
+        return self.distribution.base_dist.mean.sigmoid()
+
+
+class SquashedNormalPolicy(ActorCriticPolicy):
+    """A custom policy on a distribution without a closed-form entropy."""
+
+    def _build(self, lr_schedule):
+        self.action_dist = SquashedNormal(self.action_space.shape[0])
+        self.log_std_init = -1.0
+        super()._build(lr_schedule)
+
+    def _get_action_dist_from_latent(self, latent_pi):
+        return self.action_dist.proba_distribution(self.action_net(latent_pi), self.log_std)
 
 
 class ResidualPolicy(MlpPolicy):
@@ -95,6 +146,9 @@ KINDS = {
     "dict": (spaces.Box(-1.0, 1.0, (2,), np.float32), DICT, "MultiInputPolicy", {}),
     "dict_sub_sampled": (spaces.Discrete(3), DICT, "MultiInputPolicy", {"sub_sampling_factor": 3}),
     "beta": (unit_box(2), BOX, BetaPolicy, {}),
+    "opaque_discrete": (spaces.Discrete(3), BOX, OpaqueCategoricalPolicy, {}),
+    "masked": (spaces.Discrete(4), BOX, MaskedPolicy, {}),
+    "no_entropy": (unit_box(2), BOX, SquashedNormalPolicy, {}),
     "custom_layer": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, ResidualPolicy, {}),
 }
 

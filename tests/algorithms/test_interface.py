@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNo
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.metrics import METRICS
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius
-from tests.algorithms.kinds import KINDS, make_model
+from tests.algorithms.capture import captured_steps
+from tests.algorithms.kinds import KINDS, collect, make_model
 from tests.envs import Contextual, Probe
 
 
@@ -91,6 +92,57 @@ def test_everything_sb3_contrib_logs_is_logged_and_more(tmp_path):
         values["train/improvement"] / values["train/expected_improvement"]
     )
     assert min(values[f"time/{part}_seconds"] for part in ("rollout", "actor", "critic")) > 0
+
+
+def test_metrics_are_what_they_say():
+    model = collect(make_model("box", n_critic_updates=3, batch_size=16))
+    buffer = model.rollout_buffer
+    returns, values = buffer.returns.flatten(), buffer.values.flatten()
+    entropy = 3 * (0.5 + 0.5 * np.log(2 * np.pi)) + float(model.policy.log_std.sum())
+    with captured_steps() as steps:
+        model.train()
+    logged = model.logger.name_to_value
+    assert logged["train/entropy"] == pytest.approx(entropy, rel=1e-5)
+    assert logged["train/explained_variance"] == pytest.approx(1 - np.var(returns - values) / np.var(returns), rel=1e-4)
+    assert logged["train/std"] == pytest.approx(float(model.policy.log_std.detach().exp().mean()))
+    assert logged["train/n_updates"] == 1
+    s, g = steps[0].after - steps[0].before, steps[0].problem.gradient
+    assert logged["train/gradient_norm"] == pytest.approx(float(g.norm()), rel=1e-5)
+    assert logged["train/expected_improvement"] == pytest.approx(float(g @ s), rel=1e-3)
+    quadratic = 0.5 * float(s @ steps[0].problem.fisher_vector_product(s))
+    assert logged["train/quadratic_kl"] == pytest.approx(quadratic, rel=1e-2)
+    now = steps[0].problem.evaluate()
+    assert logged["train/kl_divergence_loss"] == pytest.approx(now.kl, rel=1e-5)
+    assert logged["train/policy_objective"] == pytest.approx(now.objective, rel=1e-5)
+
+
+def test_settings_of_the_solver_reach_it():
+    def solution(**settings):
+        with captured_steps() as steps:
+            collect(make_model("box", **settings)).train()
+        return steps[0].step.cg
+
+    assert solution(cg_max_steps=3, cg_tolerance=0.0).steps == 3
+    loose, tight = solution(cg_tolerance=0.3), solution(cg_tolerance=1e-5, cg_max_steps=50)
+    assert 0 < loose.steps < tight.steps
+    assert tight.residual <= 1e-5 < loose.residual <= 0.3
+
+
+@pytest.mark.parametrize(("passes", "steps"), [(0, 0), (1, 4), (3, 12)])
+def test_passes_of_the_critic_are_counted_and_its_gradient_is_limited(passes, steps, monkeypatch):
+    model = collect(make_model("box", n_critic_updates=passes, max_grad_norm=1e-3, batch_size=16))
+    model.rollout_buffer.returns += 100.0
+    norms, original = [], model.policy.optimizer.step
+
+    def step():
+        gradients = [p.grad for p in model.policy.parameters() if p.grad is not None]
+        norms.append(float(th.nn.utils.get_total_norm(gradients)))
+        original()
+
+    monkeypatch.setattr(model.policy.optimizer, "step", step)
+    model.train()
+    assert len(norms) == steps
+    assert norms == pytest.approx([1e-3] * steps, rel=1e-3)
 
 
 def test_callbacks_stop_evaluate_and_save(tmp_path):

@@ -1,11 +1,14 @@
 """Learning on small budgets, on tasks whose optimum is known."""
 
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from examples.train import evaluate, make_env, settings
 from sb3_trpo import TRPO
+from tests.algorithms.kinds import MaskedPolicy, OpaqueCategoricalPolicy
 from tests.envs import Dot, Probe
 
 
@@ -39,6 +42,34 @@ def test_the_probe_finds_the_best_action_and_its_value(radius):
     assert probabilities[1, 1] > 0.95
     assert probabilities[:, 2:].max() < 0.03
     assert model.policy.predict_values(cues).flatten().tolist() == pytest.approx([1.0, 1.0], abs=0.1)
+
+
+def test_a_masked_probe_never_takes_what_is_forbidden():
+    model = TRPO(MaskedPolicy, make_vec_env(Probe, 4, seed=0), n_steps=64, batch_size=64, seed=0, device="cpu")
+    model.learn(8192)
+    assert model.rollout_buffer.actions.max() <= 1
+    cues = th.tensor([[-1.0], [1.0]])
+    probabilities = model.policy.get_distribution(cues).distribution.probs
+    assert (probabilities[:, 2:] == 0).all()
+    assert min(probabilities[0, 0], probabilities[1, 1]) > 0.95
+    assert model.policy.predict_values(cues).flatten().tolist() == pytest.approx([1.0, 1.0], abs=0.1)
+
+
+def test_an_opaque_distribution_learns_too():
+    model = TRPO(
+        OpaqueCategoricalPolicy, make_vec_env(Probe, 4, seed=0), n_steps=64, batch_size=64, seed=0, device="cpu"
+    )
+    model.learn(8192)
+    assert model.predict(np.array([[-1.0], [1.0]], np.float32), deterministic=True)[0].tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_halfcheetah_runs():
+    """The settings of hyperparams/trpo.yml; a random policy has about -280, the first 150,000 steps reach 1000."""
+    env = make_env("HalfCheetah-v5", seed=0)
+    model = TRPO("MlpPolicy", env, seed=0, device="cpu", **settings("HalfCheetah-v5")).learn(1.5e5)
+    mean, _ = evaluate(model, "HalfCheetah-v5", 5, seed=1)
+    assert mean >= 500
 
 
 def test_an_image_task_is_learnt():

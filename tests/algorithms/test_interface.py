@@ -98,7 +98,7 @@ def test_metrics_are_what_they_say():
     model = collect(make_model("box", n_critic_updates=3, batch_size=16))
     buffer = model.rollout_buffer
     returns, values = buffer.returns.flatten(), buffer.values.flatten()
-    entropy = 3 * (0.5 + 0.5 * np.log(2 * np.pi)) + float(model.policy.log_std.sum())
+    entropy = 3 * (0.5 + 0.5 * np.log(2 * np.pi)) + float(model.policy.log_std.detach().sum())
     with captured_steps() as steps:
         model.train()
     logged = model.logger.name_to_value

@@ -7,6 +7,7 @@ The settings come from hyperparams/trpo.yml: the entry of the environment, or ``
 """
 
 import argparse
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -88,6 +89,15 @@ def plot(folder: Path, title: str) -> Path | None:
     return folder / "learning_curve.png"
 
 
+def new_run_folder(parent: Path, env_id: str) -> Path:
+    """``parent/ENV_1``, ``ENV_2``, ...: the next one, of our own even when several trainings start at once."""
+    while True:
+        folder = parent / f"{env_id}_{get_latest_run_id(str(parent), env_id) + 1}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+
+
 def hush_mujoco() -> None:
     """MuJoCo repeats a deprecation of Gymnasium's models for every environment; what tells of trouble is shown."""
     try:
@@ -118,9 +128,7 @@ def main() -> int:
     hush_mujoco()
     th.set_num_threads(1)  # networks of this size are slower on more
 
-    parent = arguments.logs / "trpo"
-    folder = parent / f"{arguments.env}_{get_latest_run_id(str(parent), arguments.env) + 1}"
-    folder.mkdir(parents=True)
+    folder = new_run_folder(arguments.logs / "trpo", arguments.env)
     env = make_env(arguments.env, arguments.seed, folder)
     model = TRPO(
         hyperparams(arguments.env)["policy"], env, seed=arguments.seed, device="cpu", **settings(arguments.env)

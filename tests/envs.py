@@ -86,3 +86,39 @@ class Dot(gym.Env):
         reward = float(action == self.quadrant)
         self.t += 1
         return self._image(), reward, False, self.t >= self.length, {}
+
+
+class Walk(gym.Env):
+    """Random observations, actions that matter for the reward; episodes terminate by chance or end at ``length``.
+
+    ``still``: every observation is the same. ``poison_after``: the number of steps after which observations are NaN.
+    """
+
+    endings = []  # noqa: RUF012  # the infos of all episodes that ended, of all environments
+
+    def __init__(self, action_space, observation_space, length=8, still=False):
+        self.action_space, self.observation_space = action_space, observation_space
+        self.length, self.still = length, still
+        self.poison_after = None
+        self.total_steps = 0
+
+    def _observation(self):
+        shape, dtype = self.observation_space.shape, self.observation_space.dtype
+        if self.poison_after is not None and self.total_steps >= self.poison_after:
+            return np.full(shape, np.nan, dtype)
+        return np.zeros(shape, dtype) if self.still else self.np_random.uniform(-1, 1, shape).astype(dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.t += 1
+        self.total_steps += 1
+        reward = float(np.sum(action)) + self.np_random.normal()
+        terminated = bool(not self.still and self.np_random.random() < 0.05)
+        truncated = self.t >= self.length
+        if terminated or truncated:
+            self.endings.append({"TimeLimit.truncated": truncated and not terminated})
+        return self._observation(), reward, terminated, truncated, {}

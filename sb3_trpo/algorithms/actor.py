@@ -1,7 +1,7 @@
 """What the trust region needs from a Stable-Baselines3 policy: its action distribution, parameters and curvature."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -24,6 +24,7 @@ from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton, kl_hessian
 from sb3_trpo.core.mlp import Layer, Mlp, MlpJacobian
 
 Observations: TypeAlias = Tensor | dict[str, Tensor]
+Head: TypeAlias = Gaussian | Categorical | Bernoulli
 Rows = TypeVar("Rows", Tensor, dict[str, Tensor])
 
 ELEMENTWISE_ACTIVATIONS = (
@@ -58,7 +59,7 @@ class Actor:
 
     def __init__(self, policy: ActorCriticPolicy, observations: Observations):
         self.policy = policy
-        self._mlp = _as_mlp(policy)
+        self._mlp = as_mlp(policy)
         if self._mlp is not None:
             self.parameters: list[Tensor] = self._mlp.parameters
         else:
@@ -77,9 +78,8 @@ class Actor:
         if self._mlp is not None:
             with th.no_grad():
                 features = BaseModel.extract_features(self.policy, observations, self.policy.pi_features_extractor)
-                return gauss_newton(
-                    MlpJacobian(self._mlp, features), self._snapshot_in_mlp_coordinates(observations), weights
-                )
+                mlp_jacobian = MlpJacobian(self._mlp, features)
+                return gauss_newton(mlp_jacobian, action_head(self.policy)(mlp_jacobian.output), weights)
         distribution = self.distribution(observations)
         if isinstance(distribution, MetricDistribution):
             jacobian = AutogradJacobian(distribution.parameters, self.parameters)
@@ -90,14 +90,6 @@ class Actor:
         """The current action distributions as constants."""
         with th.no_grad():
             return self.distribution(observations)
-
-    def _snapshot_in_mlp_coordinates(self, observations: Observations) -> MetricDistribution:
-        """The distribution in the coordinates of the perceptron's outputs: a log std shared by all states is (A,)."""
-        snapshot = self.distribution_snapshot(observations)
-        if isinstance(snapshot, Gaussian):
-            return Gaussian(snapshot.mean, self.policy.log_std.detach().clone())
-        assert isinstance(snapshot, MetricDistribution)
-        return snapshot
 
     def _parameters_behind_the_kl(self, observations: Observations) -> list[Tensor]:
         old = self.distribution_snapshot(observations)
@@ -214,7 +206,22 @@ def first_rows(batch: Rows, n_rows: int = 2) -> Rows:
     return batch[:n_rows]
 
 
-def _as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
+def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
+    """What turns the output (N, K) of a perceptron that `as_mlp` found into action distributions; log std is a copy."""
+    action_dist: Any = policy.action_dist
+    kind = type(action_dist)
+    if kind is sb3.DiagGaussianDistribution:
+        log_std = policy.log_std.detach().clone()
+        return lambda mean: Gaussian(mean, log_std)
+    if kind is sb3.CategoricalDistribution:
+        return lambda logits: Categorical(logits, (logits.shape[-1],))
+    if kind is sb3.MultiCategoricalDistribution:
+        sizes = tuple(int(size) for size in action_dist.action_dims)
+        return lambda logits: Categorical(logits, sizes)
+    return Bernoulli
+
+
+def as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
     """The actor as a plain perceptron, or None when anything about it is out of the ordinary."""
     cls = type(policy)
     own_methods = ("get_distribution", "extract_features", "_get_action_dist_from_latent")

@@ -127,6 +127,7 @@ CHECKS: dict[str, Check] = {
     "seed": optional(_integer(0)),
     "device": check_device,
     "cg_tolerance": _number("in [0, 1)", lambda x: 0 <= x < 1),
+    "fast_rollout": _boolean,
     "max_grad_norm": optional(_number("> 0, or None for no limit", lambda x: x > 0)),
 }
 

@@ -67,6 +67,14 @@ class Gaussian(NamedTuple):
         """``sum_a log std + (1 + log(2 pi)) / 2``."""
         return (self.log_std.expand_as(self.mean) + 0.5 * (1.0 + math.log(2 * math.pi))).sum(-1)
 
+    def noise(self) -> Tensor:
+        """Standard normal noise for `sample`, in the shape of ``mean``."""
+        return th.randn_like(self.mean)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mean + std * noise``."""
+        return self.mean + self.log_std.exp() * noise
+
     def kl_divergence(self, new: "Gaussian") -> Tensor:
         """``sum_a (exp(2d) - 1 - 2d) / 2 + (mean - mean')^2 / (2 std'^2)`` with ``d = log(std / std')``.
 
@@ -141,6 +149,15 @@ class Categorical(NamedTuple):
         """``-sum_k sum_i p_i log p_i``."""
         return _total([-(log_p.exp() * log_p).sum(-1) for log_p in self._log_probs()])
 
+    def noise(self) -> Tensor:
+        """Standard Gumbel noise for `sample`, in the shape of ``logits``."""
+        return -th.empty_like(self.logits).exponential_().log()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The option with the largest ``logit + noise`` of each choice, (N, K): the Gumbel-max trick."""
+        scores = th.split(self.logits + noise, list(self.sizes), -1)
+        return th.stack([block.argmax(-1) for block in scores], -1)
+
     def kl_divergence(self, new: "Categorical") -> Tensor:
         """Sum over the choices of ``sum_i p_i log(p_i / p'_i)``."""
         return _total([_kl(*pair) for pair in zip(self._log_probs(), new._log_probs(), strict=True)])
@@ -178,6 +195,14 @@ class Bernoulli(NamedTuple):
         """``-sum_a p log p + (1 - p) log(1 - p)``."""
         log_p = self._log_probs()
         return -(log_p.exp() * log_p).sum((-2, -1))
+
+    def noise(self) -> Tensor:
+        """Standard logistic noise for `sample`, in the shape of ``logits``."""
+        return th.logit(th.rand_like(self.logits))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """1 where ``logit + noise > 0``."""
+        return (self.logits + noise > 0).to(self.logits.dtype)
 
     def kl_divergence(self, new: "Bernoulli") -> Tensor:
         """Sum over the coins of the KL of their two outcomes."""

@@ -45,6 +45,19 @@ class Mlp(NamedTuple):
         """W_1, b_1, .., W_L, b_L, then the free ones: the order of flat vectors."""
         return [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)] + list(self.free)
 
+    @property
+    def n_outputs(self) -> int:
+        """K, the width of the last layer."""
+        return self.layers[-1].weight.shape[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The value (N, K) for inputs (N, D)."""
+        for weight, bias, activation in self.layers:
+            x = th.addmm(bias, x, weight.t())
+            if activation is not None:
+                x = activation(x)
+        return x
+
 
 class MlpJacobian:
     """Jacobian of ``(mlp(x), *free)`` at one batch ``x`` (N, D) and at the parameters as they stand."""

@@ -39,6 +39,7 @@ BAD = [
     ("radius_kwargs", [5, {"nonsense": 1}]),
     ("normalize_advantage", ["no", None, 1]),
     ("use_sde", ["no", None]),
+    ("fast_rollout", ["no", None]),
     ("seed", [-1, 1.5, "a"]),
     ("device", ["nonsense", 1.5]),
     ("verbose", ["a", -1]),

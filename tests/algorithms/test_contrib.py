@@ -65,7 +65,15 @@ def test_full_steps_agree_with_sb3_contrib_on_the_same_network_and_rollout(kind,
     }
     averaged = n_averaged_dimensions(SPACES[kind])
     theirs = sb3_contrib.TRPO("MlpPolicy", env(), target_kl=0.005, cg_damping=0.1, **common).learn(256)
-    ours = TRPO("MlpPolicy", env(), target_kl=0.005 * averaged, cg_damping=0.1 * averaged, cg_tolerance=1e-6, **common)
+    ours = TRPO(
+        "MlpPolicy",
+        env(),
+        target_kl=0.005 * averaged,
+        cg_damping=0.1 * averaged,
+        cg_tolerance=1e-6,
+        fast_rollout=False,  # the same random numbers too
+        **common,
+    )
     for model in (theirs, ours):  # a rollout of the untrained policy, the same for both
         model.set_random_seed(3)
         model._last_obs = None

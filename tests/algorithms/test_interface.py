@@ -26,7 +26,13 @@ def test_arguments_of_sb3_contrib_keep_name_position_and_default():
     ours = list(inspect.signature(TRPO.__init__).parameters.values())
     theirs = list(inspect.signature(sb3_contrib.TRPO.__init__).parameters.values())
     assert [(p.name, p.default) for p in ours[: len(theirs)]] == [(p.name, p.default) for p in theirs]
-    assert [p.name for p in ours[len(theirs) :]] == ["cg_tolerance", "radius", "radius_kwargs", "max_grad_norm"]
+    assert [p.name for p in ours[len(theirs) :]] == [
+        "cg_tolerance",
+        "radius",
+        "radius_kwargs",
+        "max_grad_norm",
+        "fast_rollout",
+    ]
     assert issubclass(TRPO, OnPolicyAlgorithm)
 
 

@@ -1,0 +1,174 @@
+"""The fast rollout and Stable-Baselines3's own are twins: the same actions leave the same buffer."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_trpo import TRPO
+from sb3_trpo.algorithms import rollout
+from tests.algorithms.kinds import BOX, KINDS, make_model
+from tests.envs import Walk
+
+FAST = {"box", "box_matrix", "discrete", "multi_discrete", "multi_binary", "relu", "linear"}
+ARRAYS = (
+    "observations",
+    "actions",
+    "rewards",
+    "episode_starts",
+    "values",
+    "log_probs",
+    "advantages",
+    "returns",
+)
+
+
+class Recorder(BaseCallback):
+    """Keeps what a callback sees on each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.events = [], []
+
+    def _on_rollout_start(self):
+        self.events.append("start")
+
+    def _on_step(self):
+        names = ("new_obs", "rewards", "dones", "actions", "clipped_actions")
+        self.seen.append({name: np.copy(self.locals[name]) for name in names})
+        assert self.locals["self"] is self.model
+        assert len(self.locals["infos"]) == self.training_env.num_envs
+        return True
+
+    def _on_rollout_end(self):
+        self.events.append("end")
+
+
+def make(kind, fast, normalize=False):
+    """A model on environments whose episodes end both ways at different times."""
+    action_space, _, policy, kwargs = KINDS[kind]
+    env = DummyVecEnv([lambda i=i: Walk(action_space, BOX, length=5 + 3 * i) for i in range(3)])
+    env.seed(7)
+    env = VecNormalize(env) if normalize else env
+    return TRPO(policy, env, n_steps=40, batch_size=40, seed=7, device="cpu", fast_rollout=fast, **kwargs)
+
+
+def collect(model, n_rollouts=2):
+    recorder = Recorder()
+    _, callback = model._setup_learn(10**6, recorder)
+    for _ in range(n_rollouts):
+        assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    return recorder
+
+
+@pytest.mark.parametrize("kind", sorted(FAST))
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_buffer_is_the_one_that_stable_baselines3_would_have_filled(kind, normalize, monkeypatch):
+    fast, plain = make(kind, True, normalize), make(kind, False, normalize)
+    plain.policy.load_state_dict(fast.policy.state_dict())
+    seen_fast = collect(fast)
+
+    replay = iter([step["actions"] for step in seen_fast.seen])
+
+    def forward(obs, deterministic=False):
+        """Stable-Baselines3's own evaluation of the actions that the fast rollout took."""
+        actions = th.as_tensor(next(replay))
+        flat = actions.flatten() if kind in ("discrete", "relu") else actions.reshape(len(actions), -1)
+        values, log_prob, _ = plain.policy.evaluate_actions(obs, flat)
+        return actions, values, log_prob
+
+    monkeypatch.setattr(plain.policy, "forward", forward)
+    seen_plain = collect(plain)
+
+    for name in ARRAYS:
+        ours, theirs = getattr(fast.rollout_buffer, name), getattr(plain.rollout_buffer, name)
+        assert ours.dtype == theirs.dtype, name
+        assert ours.shape == theirs.shape, name
+        exact = name in ("observations", "actions", "episode_starts")
+        np.testing.assert_allclose(ours, theirs, rtol=0 if exact else 1e-5, atol=0 if exact else 2e-6, err_msg=name)
+    assert fast.rollout_buffer.rewards.std() > 0
+    for ours, theirs in zip(seen_fast.seen, seen_plain.seen, strict=True):
+        for name, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+            assert value.dtype == theirs[name].dtype, name
+    assert seen_fast.events == seen_plain.events == ["start", "end"] * 2
+    assert fast.num_timesteps == plain.num_timesteps == 240
+    np.testing.assert_array_equal(fast._last_obs, plain._last_obs)
+    np.testing.assert_array_equal(fast._last_episode_starts, plain._last_episode_starts)
+    assert (fast.rollout_buffer.pos, fast.rollout_buffer.full) == (plain.rollout_buffer.pos, plain.rollout_buffer.full)
+
+
+def test_time_limits_were_among_what_was_compared():
+    model = make("box", True)
+    seen = collect(model, 1)
+    kinds = {(bool(info["TimeLimit.truncated"])) for info in Walk.endings}
+    assert sum(step["dones"].sum() for step in seen.seen) > 5
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_fast_rollout_is_used_where_it_applies_and_nowhere_else(kind):
+    model = make_model(kind)
+    assert (rollout.perceptron_for_stepping(model, model.rollout_buffer) is not None) == (kind in FAST)
+
+
+def test_the_switch_the_buffer_class_and_an_overridden_forward_turn_it_off(monkeypatch):
+    used = []
+    original = rollout.collect
+    monkeypatch.setattr(rollout, "collect", lambda *args: used.append(1) or original(*args))
+    make("box", True).learn(120)
+    assert used == [1]
+
+    class MyBuffer(RolloutBuffer):
+        pass
+
+    make("box", False).learn(120)
+    make_model("box", rollout_buffer_class=MyBuffer).learn(64)
+    model = make("box", True)
+    monkeypatch.setattr(type(model.policy), "forward", lambda self, obs: super(type(self), self).forward(obs))
+    model.learn(120)
+    assert used == [1]
+
+
+@pytest.mark.parametrize("kind", ["box", "multi_discrete"])
+def test_a_callback_can_stop_it(kind):
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.n_calls < 10
+
+    model = make(kind, True)
+    before = th.nn.utils.parameters_to_vector(model.policy.parameters())
+    model.learn(1000, callback=Stop())
+    assert model.num_timesteps == 30
+    assert model._n_updates == 0
+    assert th.equal(before, th.nn.utils.parameters_to_vector(model.policy.parameters()))
+    assert model.learn(120).num_timesteps == 120
+
+
+def test_observations_that_are_not_numbers_are_named():
+    env = DummyVecEnv([lambda: Walk(KINDS["box"][0], BOX) for _ in range(3)])
+    model = TRPO("MlpPolicy", env, n_steps=20, batch_size=20, seed=0, device="cpu")
+    env.envs[1].poison_after = 4
+    before = th.nn.utils.parameters_to_vector(model.policy.parameters())
+    with pytest.raises(ValueError, match=r"not finite at step 4 of the rollout in environment 1"):
+        model.learn(100)
+    assert th.equal(before, th.nn.utils.parameters_to_vector(model.policy.parameters()))
+
+
+def test_actions_follow_the_policy():
+    """Frequencies of the actions taken in one state against the policy's own probabilities."""
+    env = DummyVecEnv([lambda: Walk(KINDS["discrete"][0], BOX, length=10**6, still=True)])
+    model = TRPO("MlpPolicy", env, n_steps=4096, seed=0, device="cpu")
+    with th.no_grad():
+        model.policy.action_net.bias.copy_(th.tensor([0.0, 1.0, -1.0, 0.5]))
+    collect(model, 1)
+    buffer = model.rollout_buffer
+    frequencies = np.bincount(buffer.actions[:, 0, 0].astype(int), minlength=4) / 4096
+    with th.no_grad():
+        probabilities = (
+            model.policy.get_distribution(th.as_tensor(buffer.observations[0])).distribution.probs[0].numpy()
+        )
+    error = np.sqrt(probabilities * (1 - probabilities) / 4096)
+    assert (np.abs(frequencies - probabilities) < 4.5 * error).all()

@@ -48,10 +48,10 @@ def perceptron_for_stepping(algorithm: "TrustRegionAlgorithm", buffer: RolloutBu
         and type(policy).forward is ActorCriticPolicy.forward
         and np.issubdtype(algorithm.observation_space.dtype, np.floating)
     )
-    return as_mlp(policy) if ordinary else None
+    mlp = as_mlp(policy) if ordinary else None
+    return None if mlp is None else mlp.detach()
 
 
-@th.no_grad()
 def collect(
     algorithm: "TrustRegionAlgorithm",
     mlp: Mlp,
@@ -62,7 +62,7 @@ def collect(
 ) -> bool:
     """Fill ``rollout_buffer``; the arguments and the result are those of ``collect_rollouts``.
 
-    :param mlp: the actor of the algorithm's policy
+    :param mlp: the actor of the algorithm's policy, without a graph; environments and callbacks may use one
     """
     policy, head = algorithm.policy, action_head(algorithm.policy)
     policy.set_training_mode(False)
@@ -101,13 +101,15 @@ def collect(
         algorithm._last_episode_starts = dones
 
     _evaluate(policy, lambda rows: head(mlp(rows)), rollout_buffer, time_limits, algorithm.gamma)
-    values = policy.predict_values(th.as_tensor(new_obs))
+    with th.no_grad():
+        values = policy.predict_values(th.as_tensor(new_obs))
     rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
     callback.update_locals({**locals(), "self": algorithm})
     callback.on_rollout_end()
     return True
 
 
+@th.no_grad()
 def _evaluate(
     policy: ActorCriticPolicy,
     actor: Callable[[Tensor], Head],

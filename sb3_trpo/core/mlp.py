@@ -50,6 +50,11 @@ class Mlp(NamedTuple):
         """K, the width of the last layer."""
         return self.layers[-1].weight.shape[0]
 
+    def detach(self) -> "Mlp":
+        """The same tensors, cut from the graph: what is computed with them is recorded nowhere."""
+        layers = tuple(Layer(weight.detach(), bias.detach(), activation) for weight, bias, activation in self.layers)
+        return Mlp(layers, tuple(tensor.detach() for tensor in self.free))
+
     def __call__(self, x: Tensor) -> Tensor:
         """The value (N, K) for inputs (N, D)."""
         for weight, bias, activation in self.layers:

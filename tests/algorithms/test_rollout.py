@@ -147,6 +147,16 @@ def test_a_callback_can_stop_it(kind):
     assert model.learn(120).num_timesteps == 120
 
 
+def test_a_callback_can_train_a_network_of_its_own():
+    class Train(BaseCallback):
+        def _on_step(self):
+            weight = th.ones(1, requires_grad=True)
+            (weight * float(self.locals["rewards"][0])).sum().backward()
+            return weight.grad is not None
+
+    assert make("box", True).learn(120, callback=Train()).num_timesteps == 120
+
+
 def test_observations_that_are_not_numbers_are_named():
     env = DummyVecEnv([lambda: Walk(KINDS["box"][0], BOX) for _ in range(3)])
     model = TRPO("MlpPolicy", env, n_steps=20, batch_size=20, seed=0, device="cpu")

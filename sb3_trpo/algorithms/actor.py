@@ -1,9 +1,7 @@
 """What the trust region needs from a Stable-Baselines3 policy: its action distribution, parameters and curvature."""
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
 
 import torch as th
 from stable_baselines3.common import distributions as sb3
@@ -11,20 +9,13 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import Tensor, nn
 
+from sb3_trpo.algorithms.action_distribution import action_head, as_core_distribution, unvalidated_distributions
 from sb3_trpo.core.conjugate_gradient import LinearMap
-from sb3_trpo.core.distributions import (
-    Bernoulli,
-    Categorical,
-    Distribution,
-    Gaussian,
-    MetricDistribution,
-    SquashedGaussian,
-)
+from sb3_trpo.core.distributions import Distribution, MetricDistribution
 from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton, kl_hessian
 from sb3_trpo.core.mlp import Layer, Mlp, MlpJacobian
 
 Observations: TypeAlias = Tensor | dict[str, Tensor]
-Head: TypeAlias = Gaussian | Categorical | Bernoulli
 Rows = TypeVar("Rows", Tensor, dict[str, Tensor])
 
 ELEMENTWISE_ACTIVATIONS = (
@@ -122,76 +113,6 @@ def influencing(output: Tensor, candidates: Sequence[Tensor]) -> list[Tensor]:
     return [p for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None]
 
 
-@contextmanager
-def unvalidated_distributions() -> Iterator[None]:
-    """Let ``torch.distributions`` hold parameters that are not finite, instead of raising."""
-    validate = th.distributions.Distribution._validate_args
-    th.distributions.Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        th.distributions.Distribution.set_default_validate_args(validate)
-
-
-class OpaqueDistribution(NamedTuple):
-    """A distribution of which only log-probabilities and torch's KL formula are known; no Fisher metric."""
-
-    distribution: sb3.Distribution
-
-    def log_prob(self, actions: Tensor) -> Tensor:
-        """As the distribution defines it, (N,)."""
-        return self.distribution.log_prob(actions)
-
-    def entropy(self) -> Tensor | None:
-        """As the distribution defines it; None where it has no formula."""
-        try:
-            return self.distribution.entropy()
-        except NotImplementedError:
-            return None
-
-    def kl_divergence(self, new: "OpaqueDistribution") -> Tensor:
-        """Torch's formula, summed over all but the first dimension: the KL of the joint action."""
-        p, q = self.distribution.distribution, new.distribution.distribution
-        if not (isinstance(p, th.distributions.Distribution) and isinstance(q, th.distributions.Distribution)):
-            raise NotImplementedError(f"KL divergence of {type(p).__name__}")
-        kl = th.distributions.kl_divergence(p, q)
-        return kl.flatten(1).sum(-1) if kl.dim() > 1 else kl
-
-
-def as_core_distribution(distribution: Any) -> Distribution:
-    """Stable-Baselines3's distribution as the tensors that define it.
-
-    Its policies return the *same* object on every call; the tensors inside are new each time, so the result is
-    not changed by later calls.
-    """
-    kind = type(distribution)
-    if kind in (
-        sb3.DiagGaussianDistribution,
-        sb3.SquashedDiagGaussianDistribution,
-        sb3.StateDependentNoiseDistribution,
-    ):
-        base = Gaussian(distribution.distribution.mean, distribution.distribution.stddev.log())
-        if kind is sb3.SquashedDiagGaussianDistribution:
-            return SquashedGaussian(base, distribution.epsilon)
-        if kind is sb3.StateDependentNoiseDistribution and distribution.bijector is not None:
-            return SquashedGaussian(base, distribution.bijector.epsilon)
-        return base
-    if kind is sb3.CategoricalDistribution:
-        return Categorical(distribution.distribution.logits, (distribution.distribution.logits.shape[-1],))
-    if kind is sb3.MultiCategoricalDistribution:
-        logits = [choice.logits for choice in distribution.distribution]
-        return Categorical(th.cat(logits, -1), tuple(block.shape[-1] for block in logits))
-    if kind is sb3.BernoulliDistribution:
-        return Bernoulli(distribution.distribution.logits)
-    return OpaqueDistribution(copy.copy(distribution))
-
-
-def mean_entropy(distribution: Distribution, log_prob: Tensor) -> float:
-    """Mean entropy of the joint action in nats; without a closed form, the mean of ``-log_prob``."""
-    entropy = distribution.entropy()
-    return float((-log_prob if entropy is None else entropy).mean())
-
-
 def every(stride: int, batch: Rows) -> Rows:
     """Every ``stride``-th row of a tensor or of a dictionary of tensors."""
     if isinstance(batch, dict):
@@ -204,21 +125,6 @@ def first_rows(batch: Rows, n_rows: int = 2) -> Rows:
     if isinstance(batch, dict):
         return {key: value[:n_rows] for key, value in batch.items()}
     return batch[:n_rows]
-
-
-def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
-    """What turns the output (N, K) of a perceptron that `as_mlp` found into action distributions; log std is a copy."""
-    action_dist: Any = policy.action_dist
-    kind = type(action_dist)
-    if kind is sb3.DiagGaussianDistribution:
-        log_std = policy.log_std.detach().clone()
-        return lambda mean: Gaussian(mean, log_std)
-    if kind is sb3.CategoricalDistribution:
-        return lambda logits: Categorical(logits, (logits.shape[-1],))
-    if kind is sb3.MultiCategoricalDistribution:
-        sizes = tuple(int(size) for size in action_dist.action_dims)
-        return lambda logits: Categorical(logits, sizes)
-    return Bernoulli
 
 
 def as_mlp(policy: ActorCriticPolicy) -> Mlp | None:

@@ -19,7 +19,8 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
-from sb3_trpo.algorithms.actor import Actor, critic_parameters, every, first_rows, mean_entropy
+from sb3_trpo.algorithms.action_distribution import mean_entropy
+from sb3_trpo.algorithms.actor import Actor, critic_parameters, every, first_rows
 from sb3_trpo.algorithms.critic import CriticFit, fit_critic
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import TrustRegionProblem, surrogate_problem

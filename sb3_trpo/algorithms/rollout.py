@@ -20,7 +20,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo.algorithms.actor import Head, action_head, as_mlp
+from sb3_trpo.algorithms.action_distribution import Head, action_head
+from sb3_trpo.algorithms.actor import as_mlp
 from sb3_trpo.core.mlp import Mlp
 
 CHUNK = 8192

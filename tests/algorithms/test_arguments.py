@@ -113,7 +113,9 @@ def test_unsupported_observation_spaces_are_refused(space):
 
 @pytest.mark.parametrize("number", [np.float32(0.01), np.float64(0.01), np.int64(1), 1])
 def test_numbers_of_numpy_are_numbers(number):
-    make_model("box", target_kl=number, cg_damping=number, learning_rate=number).learn(64)
+    model = make_model("box", target_kl=number, cg_damping=number, learning_rate=number).learn(64)
+    assert model.logger.name_to_value["train/radius"] == pytest.approx(float(number))
+    assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(float(number))
 
 
 def test_radius_and_damping_can_be_changed_between_updates():
@@ -234,4 +236,5 @@ def test_a_schedule_that_goes_wrong_during_training_is_named():
 
 
 def test_images_are_accepted_where_they_belong():
-    TRPO("CnnPolicy", Contextual(spaces.Discrete(2), IMAGE), n_steps=8, batch_size=8).learn(8)
+    model = TRPO("CnnPolicy", Contextual(spaces.Discrete(2), IMAGE), n_steps=8, batch_size=8).learn(8)
+    assert model._n_updates == 1

@@ -174,8 +174,9 @@ def test_normalised_and_stacked_environments():
 
 def test_worker_processes():
     env = make_vec_env("CartPole-v1", 2, vec_env_cls=SubprocVecEnv)
-    TRPO("MlpPolicy", env, n_steps=64).learn(256)
+    model = TRPO("MlpPolicy", env, n_steps=64).learn(256)
     env.close()
+    assert (model.num_timesteps, model._n_updates) == (256, 2)
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")

@@ -22,7 +22,10 @@ TARGET_KL = 0.01
 def joint_kl(cls: type, n_dims: int, seed: int) -> float:
     """Mean KL(old || new) of one update, by torch's own formula, summed over the action dimensions."""
     env = DummyVecEnv([lambda: Contextual(spaces.Box(-1.0, 1.0, (n_dims,), np.float32))])
-    model = cls("MlpPolicy", env, target_kl=TARGET_KL, seed=seed, device="cpu", n_critic_updates=1)
+    # Stable-Baselines3's own loop for both, so that they draw the same random numbers and see the same rollout.
+    same_rollout = {"fast_rollout": False} if cls is sb3_trpo.TRPO else {}
+    settings = {"target_kl": TARGET_KL, "seed": seed, "device": "cpu", "n_critic_updates": 1}
+    model = cls("MlpPolicy", env, **settings, **same_rollout)
     _, callback = model._setup_learn(model.n_steps)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     observations = th.as_tensor(model.rollout_buffer.observations[:, 0])

@@ -80,11 +80,14 @@ def as_core_distribution(distribution: Any) -> Distribution:
 
 
 def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
-    """What turns the output (N, K) of a perceptron that `as_mlp` found into action distributions; log std is a copy."""
+    """What turns the output (N, K) of a perceptron that `as_mlp` found into action distributions.
+
+    The log std is the policy's own: the distributions follow it.
+    """
     action_dist: Any = policy.action_dist
     kind = type(action_dist)
     if kind is sb3.DiagGaussianDistribution:
-        log_std = policy.log_std.detach().clone()
+        log_std = policy.log_std.detach()
         return lambda mean: Gaussian(mean, log_std)
     if kind is sb3.CategoricalDistribution:
         return lambda logits: Categorical(logits, (logits.shape[-1],))
@@ -92,6 +95,15 @@ def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
         sizes = tuple(int(size) for size in action_dist.action_dims)
         return lambda logits: Categorical(logits, sizes)
     return Bernoulli
+
+
+def snapshot(distribution: Head) -> Head:
+    """The distribution as it is now; it no longer follows the policy's log std."""
+    return (
+        Gaussian(distribution.mean, distribution.log_std.clone())
+        if isinstance(distribution, Gaussian)
+        else distribution
+    )
 
 
 def mean_entropy(distribution: Distribution, log_prob: Tensor) -> float:

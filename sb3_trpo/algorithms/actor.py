@@ -9,7 +9,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import Tensor, nn
 
-from sb3_trpo.algorithms.action_distribution import action_head, as_core_distribution, unvalidated_distributions
+from sb3_trpo.algorithms.action_distribution import (
+    action_head,
+    as_core_distribution,
+    snapshot,
+    unvalidated_distributions,
+)
 from sb3_trpo.core.conjugate_gradient import LinearMap
 from sb3_trpo.core.distributions import Distribution, MetricDistribution
 from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton, kl_hessian
@@ -70,7 +75,8 @@ class Actor:
             with th.no_grad():
                 features = BaseModel.extract_features(self.policy, observations, self.policy.pi_features_extractor)
                 mlp_jacobian = MlpJacobian(self._mlp, features)
-                return gauss_newton(mlp_jacobian, action_head(self.policy)(mlp_jacobian.output), weights)
+                head = action_head(self.policy)
+                return gauss_newton(mlp_jacobian, snapshot(head(mlp_jacobian.output)), weights)
         distribution = self.distribution(observations)
         if isinstance(distribution, MetricDistribution):
             jacobian = AutogradJacobian(distribution.parameters, self.parameters)
@@ -131,7 +137,7 @@ def as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
     """The actor as a plain perceptron, or None when anything about it is out of the ordinary."""
     cls = type(policy)
     own_methods = ("get_distribution", "extract_features", "_get_action_dist_from_latent")
-    if any(getattr(cls, name) is not getattr(ActorCriticPolicy, name) for name in own_methods):
+    if any(getattr(cls, name, None) is not getattr(ActorCriticPolicy, name) for name in own_methods):
         return None
     known_distributions = (
         sb3.DiagGaussianDistribution,
@@ -143,15 +149,14 @@ def as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
         type(policy.action_dist) not in known_distributions
         or type(policy.mlp_extractor) is not MlpExtractor
         or type(policy.pi_features_extractor) is not FlattenExtractor
+        or has_hooks(policy.mlp_extractor.policy_net)
     ):
         return None
 
-    if policy.mlp_extractor.policy_net._forward_hooks or policy.mlp_extractor.policy_net._forward_pre_hooks:
-        return None
     modules = [*policy.mlp_extractor.policy_net, policy.action_net]
     layers: list[Layer] = []
     for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
+        if has_hooks(module) or getattr(module, "inplace", False):
             return None
         if type(module) is nn.Linear and module.bias is not None:
             layers.append(Layer(module.weight, module.bias, None))
@@ -163,3 +168,8 @@ def as_mlp(policy: ActorCriticPolicy) -> Mlp | None:
     mlp = Mlp(tuple(layers), free)
     is_tied = len({id(parameter) for parameter in mlp.parameters}) < len(mlp.parameters)
     return mlp if all(parameter.requires_grad for parameter in mlp.parameters) and not is_tied else None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than the module's own code runs when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

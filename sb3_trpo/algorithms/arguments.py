@@ -1,6 +1,7 @@
 """Checks of constructor arguments: a `ValueError` that names the argument, its value, and what would be right."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -121,9 +122,11 @@ CHECKS: dict[str, Check] = {
     "target_kl": partial(check_schedule, positive=True),
     "sub_sampling_factor": _integer(1),
     "stats_window_size": _integer(1),
-    "tensorboard_log": optional(partial(check_type, kind=str, article="a folder name, or None for no log")),
+    "tensorboard_log": optional(
+        partial(check_type, kind=(str, os.PathLike), article="a folder name, or None for no log")
+    ),
     "policy_kwargs": optional(_dictionary),
-    "verbose": _integer(0),
+    "verbose": lambda name, value: None if isinstance(value, bool) else check_integer(name, value, 0),
     "seed": optional(_integer(0)),
     "device": check_device,
     "cg_tolerance": _number("in [0, 1)", lambda x: 0 <= x < 1),

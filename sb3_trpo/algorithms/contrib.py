@@ -32,14 +32,16 @@ def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
 def read_settings(path: ModelFile, algorithm: str, custom_objects: dict[str, Any] | None) -> dict[str, Any] | None:
     """The settings in the zip of a TRPO saved by sb3-contrib, None for one saved by this package.
 
-    :raises ValueError: for a model of another algorithm
+    :raises ValueError: for a model of another algorithm, and for what is no model at all
     """
     text = _data(path)
     names = json.loads(text).keys()
     if not {"target_kl", "cg_damping", "line_search_max_iter"} <= names:
         raise ValueError(f"{path!s} does not hold a {algorithm}: load it with the class that saved it")
+    if "cg_tolerance" in names:
+        return None
     settings: dict[str, Any] = json_to_data(text, custom_objects)
-    return None if "cg_tolerance" in names else settings
+    return settings
 
 
 def translation(settings: Mapping[str, Any], algorithm: str, given: Collection[str]) -> dict[str, Any]:
@@ -77,6 +79,8 @@ def _data(path: ModelFile) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.read("data").decode()
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path!s} is not a saved model: {error}") from error
     finally:
         if file is path:
             file.seek(0)

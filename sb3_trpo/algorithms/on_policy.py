@@ -137,7 +137,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
-            seed=seed,
+            seed=None if seed is None else int(seed),
             device=device,
             _init_setup_model=False,
         )
@@ -284,9 +284,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     ) -> bool:
         """As in Stable-Baselines3, faster where the actor is a plain perceptron; the time is noted for the log."""
         started = time.perf_counter()
-        mlp = rollout.perceptron_for_stepping(self, rollout_buffer) if self.fast_rollout else None
-        if mlp is not None:
-            finished = rollout.collect(self, mlp, env, callback, rollout_buffer, n_rollout_steps)
+        if self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps):
+            finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
         else:
             finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self._rollout_seconds = time.perf_counter() - started
@@ -308,10 +307,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         :param tb_log_name: name of the run in the TensorBoard log, the name of the algorithm by default
         :param reset_num_timesteps: start counting at zero, and not where an earlier `learn` ended
         :param progress_bar: show a progress bar (needs ``tqdm`` and ``rich``)
-        :raises ValueError: when ``total_timesteps`` is not a positive whole number
+        :raises ValueError: when ``total_timesteps`` is not a whole number >= 0
         """
         arguments.check_number(
-            "total_timesteps", total_timesteps, "and a whole number >= 1", lambda x: x >= 1 and x == int(x)
+            "total_timesteps", total_timesteps, "and a whole number >= 0", lambda x: x >= 0 and x == int(x)
         )
         return super().learn(
             int(total_timesteps),
@@ -328,8 +327,17 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _probe_policy(self) -> None:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""
-        space = copy.deepcopy(self.observation_space)
-        space.seed(0)
-        observations, _ = self.policy.obs_to_tensor(space.sample())
+        observations, _ = self.policy.obs_to_tensor(_some_observation(self.observation_space))
         self.policy.set_training_mode(False)
         Actor(self.policy, observations)
+
+
+def _some_observation(space: Any) -> Any:
+    """Zeros inside the space's bounds, which may be too wide to sample from; drawn from a copy, not from the user's."""
+    if isinstance(space, spaces.Dict):
+        return {key: _some_observation(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Box):
+        return np.clip(np.zeros(space.shape), space.low, space.high).astype(space.dtype)
+    space = copy.deepcopy(space)
+    space.seed(0)
+    return space.sample()

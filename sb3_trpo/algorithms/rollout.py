@@ -4,7 +4,7 @@ Stepping needs an action and nothing else. Where the actor is a plain perceptron
 distribution objects, on noise drawn for the whole rollout at once. Values, log-probabilities and the values at time
 limits are computed in one batch when the rollout is over. The buffer then holds what Stable-Baselines3's own loop
 would have stored for the same actions; callbacks see the same locals on every step, save ``values`` and
-``log_probs``, which are known at the end only.
+``log_probs``, which are None until the rollout is over. A policy whose weights change during the rollout is refused.
 """
 
 import math
@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo.algorithms.action_distribution import Head, action_head
-from sb3_trpo.algorithms.actor import as_mlp
+from sb3_trpo.algorithms.actor import as_mlp, has_hooks
 from sb3_trpo.core.mlp import Mlp
 
 CHUNK = 8192
@@ -39,23 +39,25 @@ class TimeLimit(NamedTuple):
     observation: np.ndarray[Any, Any]
 
 
-def perceptron_for_stepping(algorithm: "TrustRegionAlgorithm", buffer: RolloutBuffer) -> Mlp | None:
-    """The actor to step with, None where only Stable-Baselines3's own loop will do."""
-    policy = algorithm.policy
-    ordinary = (
+def applies(algorithm: "TrustRegionAlgorithm", env: VecEnv, buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+    """Whether stepping with the actor alone does what Stable-Baselines3's own loop would do."""
+    policy, space = algorithm.policy, algorithm.observation_space
+    return (
         type(buffer) is RolloutBuffer
-        and isinstance(algorithm.observation_space, spaces.Box)
+        and (buffer.buffer_size, buffer.n_envs) == (n_rollout_steps, env.num_envs)
+        and isinstance(space, spaces.Box)
+        and np.issubdtype(space.dtype, np.floating)
         and algorithm.device.type == "cpu"
-        and type(policy).forward is ActorCriticPolicy.forward
-        and np.issubdtype(algorithm.observation_space.dtype, np.floating)
+        and getattr(policy.forward, "__func__", None) is ActorCriticPolicy.forward
+        and not policy.squash_output
+        and as_mlp(policy) is not None
+        and not has_hooks(policy)
+        and not has_hooks(policy.mlp_extractor)
     )
-    mlp = as_mlp(policy) if ordinary else None
-    return None if mlp is None else mlp.detach()
 
 
 def collect(
     algorithm: "TrustRegionAlgorithm",
-    mlp: Mlp,
     env: VecEnv,
     callback: BaseCallback,
     rollout_buffer: RolloutBuffer,
@@ -63,23 +65,29 @@ def collect(
 ) -> bool:
     """Fill ``rollout_buffer``; the arguments and the result are those of ``collect_rollouts``.
 
-    :param mlp: the actor of the algorithm's policy, without a graph; environments and callbacks may use one
+    :raises ValueError: when the actor's output is not finite, or a callback changed the policy on the way
     """
-    policy, head = algorithm.policy, action_head(algorithm.policy)
+    policy, space = algorithm.policy, algorithm.action_space
     policy.set_training_mode(False)
     rollout_buffer.reset()
     callback.on_rollout_start()
 
-    space: Any = algorithm.action_space
-    shape, is_box = (env.num_envs, *space.shape), isinstance(space, spaces.Box)
+    mlp, version = _actor_of_the_moment(policy), _version(policy)  # after the callback, which may have changed them
+    head = action_head(policy)
     noise = head(th.empty(n_rollout_steps, env.num_envs, mlp.n_outputs)).noise()
+    shape = (env.num_envs, *space.shape)  # type: ignore[misc]
     time_limits: list[TimeLimit] = []
-    for n_steps in range(n_rollout_steps):
-        output = mlp(_as_rows(algorithm._last_obs, env.num_envs))
+    values = log_probs = None  # known when the rollout is over; named for callbacks
+    n_steps = 0
+    while n_steps < n_rollout_steps:
+        obs_tensor = th.as_tensor(algorithm._last_obs)
+        output = mlp(_as_rows(obs_tensor))
         if not math.isfinite(output.sum()):
-            raise ValueError(_complaint(output, n_steps))
+            _refuse_what_is_not_finite(output, n_steps)
         actions = head(output).sample(noise[n_steps]).reshape(shape).numpy()
-        clipped_actions = np.minimum(np.maximum(actions, space.low), space.high) if is_box else actions
+        clipped_actions = actions
+        if isinstance(space, spaces.Box):
+            clipped_actions = np.minimum(np.maximum(actions, space.low), space.high)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         algorithm.num_timesteps += env.num_envs
 
@@ -100,7 +108,14 @@ def collect(
         rollout_buffer.episode_starts[n_steps] = algorithm._last_episode_starts
         algorithm._last_obs = new_obs  # type: ignore[assignment]
         algorithm._last_episode_starts = dones
+        n_steps += 1
+        rollout_buffer.pos = n_steps
 
+    if _version(policy) != version:
+        raise ValueError(
+            "a callback changed the policy's weights during the rollout, so that the log-probabilities of the actions "
+            "taken are lost: change them in on_rollout_start, or pass fast_rollout=False"
+        )
     _evaluate(policy, lambda rows: head(mlp(rows)), rollout_buffer, time_limits, algorithm.gamma)
     with th.no_grad():
         values = policy.predict_values(th.as_tensor(new_obs))
@@ -108,6 +123,19 @@ def collect(
     callback.update_locals({**locals(), "self": algorithm})
     callback.on_rollout_end()
     return True
+
+
+def _actor_of_the_moment(policy: ActorCriticPolicy) -> Mlp:
+    """The actor without a graph; environments and callbacks may use one of their own."""
+    mlp = as_mlp(policy)
+    if mlp is None:
+        raise ValueError("a callback changed the policy's layers at the start of a rollout: pass fast_rollout=False")
+    return mlp.detach()
+
+
+def _version(policy: ActorCriticPolicy) -> list[tuple[int, int]]:
+    """Changes whenever a parameter is written to or replaced."""
+    return [(parameter._version, parameter.data_ptr()) for parameter in policy.parameters()]
 
 
 @th.no_grad()
@@ -124,25 +152,27 @@ def _evaluate(
     actions = th.as_tensor(buffer.actions.reshape(n_rows, -1), dtype=th.float32)
     chunks = list(zip(th.split(observations, CHUNK), th.split(actions, CHUNK), strict=True))
     values = th.cat([policy.predict_values(x) for x, _ in chunks])
-    log_probs = th.cat([actor(_as_rows(x, len(x))).log_prob(action) for x, action in chunks])
+    log_probs = th.cat([actor(_as_rows(x)).log_prob(action) for x, action in chunks])
     buffer.values[:] = values.view(buffer.values.shape).numpy()
     buffer.log_probs[:] = log_probs.view(buffer.log_probs.shape).numpy()
     if time_limits:
         last = th.as_tensor(np.stack([limit.observation for limit in time_limits]))
         for limit, value in zip(time_limits, policy.predict_values(last).flatten().numpy(), strict=True):
             buffer.rewards[limit.step, limit.env] += gamma * value
-    buffer.pos, buffer.full = buffer.buffer_size, True
+    buffer.full = True
 
 
-def _complaint(output: Tensor, step: int) -> str:
-    """Which environment made the actor's output something else than finite numbers."""
-    env = int((~th.isfinite(output)).any(-1).nonzero()[0])
-    return (
-        f"the policy's output is not finite at step {step} of the rollout in environment {env}: "
-        "its observation holds NaN, infinity or huge values, or the policy's weights do"
-    )
+def _refuse_what_is_not_finite(output: Tensor, step: int) -> None:
+    """Name the environment whose observation, or the weights, made NaN; -inf is a mask where it is a logit."""
+    broken = output.isnan() | (output == math.inf)
+    if bool(broken.any()):
+        env = int(broken.any(-1).nonzero()[0])
+        raise ValueError(
+            f"the policy's output is not finite at step {step} of the rollout in environment {env}: "
+            "its observation holds NaN, infinity or huge values, or the policy's weights do"
+        )
 
 
-def _as_rows(observations: Any, n_rows: int) -> Tensor:
+def _as_rows(observations: Tensor) -> Tensor:
     """The features of vectors: float32, one row each."""
-    return th.as_tensor(observations, dtype=th.float32).reshape(n_rows, -1)
+    return observations.float().flatten(1) if observations.dim() > 1 else observations.float().unsqueeze(1)

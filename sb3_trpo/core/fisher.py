@@ -43,16 +43,21 @@ class AutogradJacobian:
     def __init__(self, outputs: Tangents, parameters: Sequence[Tensor]):
         self._outputs = outputs
         self._parameters = parameters
-        self._dummies = [th.zeros_like(output, requires_grad=True) for output in outputs]
-        self._cotangent_map = flat_gradient(outputs, parameters, self._dummies, create_graph=True)
+        self._moving = [output for output in outputs if output.requires_grad]  # the others are frozen
+        self._dummies = [th.zeros_like(output, requires_grad=True) for output in self._moving]
+        self._cotangent_map = flat_gradient(self._moving, parameters, self._dummies, create_graph=True)
 
     def jvp(self, vector: Tensor) -> Tangents:
-        """``J v`` by differentiating ``J^T u`` in u."""
-        return th.autograd.grad(self._cotangent_map, self._dummies, vector, retain_graph=True, materialize_grads=True)
+        """``J v`` by differentiating ``J^T u`` in u; zero for an output that no parameter moves."""
+        tangents = iter(
+            th.autograd.grad(self._cotangent_map, self._dummies, vector, retain_graph=True, materialize_grads=True)
+        )
+        return tuple(next(tangents) if output.requires_grad else th.zeros_like(output) for output in self._outputs)
 
     def vjp(self, cotangents: Tangents) -> Tensor:
         """``J^T u`` by one reverse pass."""
-        return flat_gradient(self._outputs, self._parameters, cotangents, retain_graph=True)
+        moving = [u for u, output in zip(cotangents, self._outputs, strict=True) if output.requires_grad]
+        return flat_gradient(self._moving, self._parameters, moving, retain_graph=True)
 
 
 def gauss_newton(jacobian: Jacobian, distribution: MetricDistribution, weights: Tensor) -> LinearMap:

@@ -135,6 +135,22 @@ def test_frozen_parameters_stay_and_the_rest_trains():
     assert {name for name in before if th.equal(before[name], after[name])} == frozen
 
 
+@pytest.mark.parametrize("kind", ["box", "gsde"])
+@pytest.mark.parametrize("frozen", ["log_std", "all but log_std"])
+def test_a_frozen_head_trains_what_is_left(kind, frozen):
+    model = make_model(kind)
+    for name, parameter in model.policy.named_parameters():
+        is_actor = "value" not in name
+        parameter.requires_grad_(not is_actor or (name == "log_std") == (frozen == "all but log_std"))
+    before = {name: p.clone() for name, p in model.policy.named_parameters()}
+    model.learn(128)
+    assert model.logger.name_to_value["train/is_line_search_success"] == 1.0
+    assert model.logger.name_to_value["train/kl_divergence_loss"] <= 0.01
+    for name, parameter in model.policy.named_parameters():
+        if "value" not in name:
+            assert th.equal(before[name], parameter) != parameter.requires_grad, name
+
+
 def test_a_critic_with_nothing_to_train_is_left_alone():
     model = make_model("box")
     for name, parameter in model.policy.named_parameters():

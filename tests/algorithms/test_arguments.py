@@ -189,12 +189,25 @@ def test_a_rollout_of_one_step_cannot_be_standardised():
     TRPO("MlpPolicy", DummyVecEnv([Probe, Probe]), n_steps=1, batch_size=2).learn(4)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1.5, NAN, INF, "1e6", None])
+@pytest.mark.parametrize("steps", [-1, 1.5, NAN, INF, "1e6", None])
 def test_a_bad_length_of_training_is_refused(steps):
     model = make_model("box")
     with pytest.raises(ValueError, match="total_timesteps="):
         model.learn(steps)
     assert model.num_timesteps == 0
+
+
+def test_what_stable_baselines3_accepts_is_accepted(tmp_path):
+    model = make_model("box", tensorboard_log=tmp_path, verbose=False, seed=np.int64(3))
+    assert (model.learn(0).num_timesteps, model.seed) == (0, 3)
+    wide = np.finfo(np.float64).max
+    TRPO("MlpPolicy", Contextual(BOX, spaces.Box(-wide, wide, (3,), np.float64)))
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "model.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="is not a saved model"):
+        TRPO.load(tmp_path / "model")
 
 
 def test_a_float_is_a_fine_length_of_training():

@@ -40,10 +40,17 @@ class Recorder(BaseCallback):
         self.seen.append({name: np.copy(self.locals[name]) for name in names})
         assert self.locals["self"] is self.model
         assert len(self.locals["infos"]) == self.training_env.num_envs
+        np.testing.assert_array_equal(self.locals["obs_tensor"], self.model._last_obs)
+        self.seen[-1]["n_steps"] = self.locals["n_steps"]
+        self.seen[-1]["pos"] = self.locals["rollout_buffer"].pos
+        if self.model.fast_rollout:
+            assert self.locals["values"] is self.locals["log_probs"] is None
         return True
 
     def _on_rollout_end(self):
         self.events.append("end")
+        assert self.locals["n_steps"] == self.model.n_steps
+        assert self.locals["values"].shape == (self.training_env.num_envs, 1)
 
 
 def make(kind, fast, normalize=False):
@@ -92,7 +99,7 @@ def test_the_buffer_is_the_one_that_stable_baselines3_would_have_filled(kind, no
     for ours, theirs in zip(seen_fast.seen, seen_plain.seen, strict=True):
         for name, value in ours.items():
             np.testing.assert_array_equal(value, theirs[name], err_msg=name)
-            assert value.dtype == theirs[name].dtype, name
+            assert np.asarray(value).dtype == np.asarray(theirs[name]).dtype, name
     assert seen_fast.events == seen_plain.events == ["start", "end"] * 2
     assert fast.num_timesteps == plain.num_timesteps == 240
     np.testing.assert_array_equal(fast._last_obs, plain._last_obs)
@@ -101,6 +108,7 @@ def test_the_buffer_is_the_one_that_stable_baselines3_would_have_filled(kind, no
 
 
 def test_time_limits_were_among_what_was_compared():
+    Walk.endings.clear()
     model = make("box", True)
     seen = collect(model, 1)
     kinds = {(bool(info["TimeLimit.truncated"])) for info in Walk.endings}
@@ -111,7 +119,89 @@ def test_time_limits_were_among_what_was_compared():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_fast_rollout_is_used_where_it_applies_and_nowhere_else(kind):
     model = make_model(kind)
-    assert (rollout.perceptron_for_stepping(model, model.rollout_buffer) is not None) == (kind in FAST)
+    assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps) == (kind in FAST)
+
+
+def break_hook(model):
+    model.policy.register_forward_hook(lambda module, inputs, output: output)
+
+
+def break_extractor_hook(model):
+    model.policy.mlp_extractor.register_forward_hook(lambda module, inputs, output: output)
+
+
+def break_forward(model):
+    original = model.policy.forward
+    model.policy.forward = lambda obs: original(obs)
+
+
+def break_squash(model):
+    model.policy._squash_output = True
+
+
+@pytest.mark.parametrize("breakage", [break_hook, break_extractor_hook, break_forward, break_squash])
+def test_a_policy_that_does_more_than_a_perceptron_takes_the_plain_loop(breakage):
+    model = make_model("box")
+    breakage(model)
+    assert not rollout.applies(model, model.env, model.rollout_buffer, model.n_steps)
+    model.learn(64)
+    assert model._n_updates == 1
+
+
+def test_chunks_of_the_evaluation_change_nothing(monkeypatch):
+    whole = make("box", True)
+    collect(whole)
+    monkeypatch.setattr(rollout, "CHUNK", 7)
+    cut = make("box", True)  # seeds all generators anew
+    collect(cut)
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(whole.rollout_buffer, name), getattr(cut.rollout_buffer, name), atol=2e-6)
+
+
+def test_a_callback_may_change_the_policy_before_a_rollout_and_not_during_it():
+    class Anneal(BaseCallback):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def _change(self):
+            with th.no_grad():
+                self.model.policy.log_std.fill_(-3.0)
+
+        def _on_rollout_start(self):
+            if self.at == "start":
+                self._change()
+
+        def _on_step(self):
+            if self.at == "step":
+                self._change()
+            return True
+
+    model = make("box", True).learn(120, callback=Anneal("start"))
+    buffer = model.rollout_buffer
+    assert buffer.actions.std() < 0.1
+    assert buffer.log_probs.mean() == pytest.approx(3 * (3.0 - 0.5 - 0.5 * np.log(2 * np.pi)), abs=0.3)
+    with pytest.raises(ValueError, match="changed the policy's weights during the rollout"):
+        make("box", True).learn(120, callback=Anneal("step"))
+    assert make("box", False).learn(120, callback=Anneal("step")).num_timesteps == 120
+
+
+def test_a_rollout_of_another_length_than_the_buffer_is_left_to_the_plain_loop():
+    model = make("box", True)
+    model.n_steps = 20
+    with pytest.raises(AssertionError):  # Stable-Baselines3's own complaint: the buffer is not full
+        model.learn(60)
+
+
+def test_logits_that_mask_an_action_for_good_are_no_failure():
+    model = make("discrete", True)
+    with th.no_grad():
+        model.policy.action_net.bias[2] = -np.inf
+    model.learn(120)
+    assert not (model.rollout_buffer.actions == 2).any()
+    with th.no_grad():
+        model.policy.action_net.bias[:] = 3e38  # the sum overflows, the logits do not
+    assert collect(model, 1).seen
 
 
 def test_the_switch_the_buffer_class_and_an_overridden_forward_turn_it_off(monkeypatch):

@@ -1,6 +1,6 @@
 """TRPO of this package against sb3-contrib's on HalfCheetah-v5, at the same joint trust-region radius.
 
-    .venv/bin/python -m benchmarks.halfcheetah run       # 1e6 steps, seeds 0-4, two runs at a time; resumable
+    .venv/bin/python -m benchmarks.halfcheetah run       # 1e6 steps, seeds 0-2, two runs at a time; resumable
     .venv/bin/python -m benchmarks.halfcheetah report    # table on the terminal, learning_curves.png
 
 Each run writes one CSV (env, implementation, seed, step, train_return, wall_s, eval_mean, eval_std, n_episodes) when
@@ -155,7 +155,7 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=float, default=1e6, help="environment steps of each run (default 1e6)")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 .. N-1 (default 5)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1 (default 3)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default 2)")
     parser.add_argument("what", choices=["run", "report", "one"])
     parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)

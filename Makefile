@@ -3,7 +3,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ENV ?= HalfCheetah-v5
-STEPS ?= 3e5
+STEPS ?= 1e6
 SEED ?= 0
 
 VENV := .venv

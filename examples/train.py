@@ -28,7 +28,7 @@ from sb3_trpo import TRPO
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT_KEYS = ("n_timesteps", "n_envs", "normalize", "policy")
-console = Console()
+console = Console(soft_wrap=True)
 
 
 def hyperparams(env_id: str) -> dict[str, Any]:

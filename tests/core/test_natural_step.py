@@ -94,8 +94,9 @@ def test_the_scale_of_the_advantages_does_not_change_the_step(scale):
     advantages = th.randn(6, dtype=th.float64)
     reference, _, _ = update(case, advantages)
     step, _, _ = update(other, scale * advantages)
-    assert_close(step.full_step, reference.full_step, rtol=1e-9, atol=1e-12)
-    assert_close(flatten(other.parameters), flatten(case.parameters), rtol=1e-9, atol=1e-12)
+    # conjugate gradient was told to stop at a relative residual of 1e-10
+    assert_close(step.full_step, reference.full_step, rtol=1e-6, atol=1e-9)
+    assert_close(flatten(other.parameters), flatten(case.parameters), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(

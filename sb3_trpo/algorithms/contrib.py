@@ -55,7 +55,8 @@ def translation(settings: Mapping[str, Any], algorithm: str, given: Collection[s
             f"dimensions; {algorithm} bounds the KL of the joint action. Translated to the same region: {changes}",
             stacklevel=3,
         )
-    return {"max_grad_norm": None, **translated}  # saved as 0, and never used
+    never_used = {} if "max_grad_norm" in given else {"max_grad_norm": None}  # saved as 0
+    return {**never_used, **translated}
 
 
 def current_observation_space(settings: Mapping[str, Any], env: VecEnv) -> dict[str, Any]:

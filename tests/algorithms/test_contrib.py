@@ -158,6 +158,8 @@ def test_radius_and_damping_are_translated_with_a_notice(tmp_path, opened):
         with pytest.warns(UserWarning, match=r"region: cg_damping 0\.2 -> 1\.2"):
             model = TRPO.load(tmp_path / "contrib", **given)
         assert model.target_kl == 0.02
+    model = TRPO.load(tmp_path / "contrib", target_kl=0.02, cg_damping=1.2, custom_objects={"max_grad_norm": 5.0})
+    assert model.max_grad_norm == 5.0
 
     model.save(tmp_path / "ours")
     with warnings.catch_warnings():

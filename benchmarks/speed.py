@@ -1,48 +1,68 @@
-"""Environment steps per second of `learn()`, this package against sb3-contrib, defaults of both.
+"""Time and memory of this package against sb3-contrib's TRPO, defaults of both; PPO of Stable-Baselines3 beside them.
 
-    .venv/bin/python -m benchmarks.speed
+    .venv/bin/python -m benchmarks.speed                             # everything, about a quarter of an hour
+    .venv/bin/python -m benchmarks.speed --only hopper train64       # these rows again, the others stay
+    .venv/bin/python -m benchmarks.speed --quick                     # a smoke test; its numbers mean little
+    .venv/bin/python -m benchmarks.speed --plot-only                 # tables and figures from the file, nothing is run
 
-One environment, one thread, interleaved runs, medians; the ratio is the figure to look at, not the times.
+One process, one thread, for torch and for numpy. Contestants take turns, in alternating order, after a warm-up of each
+that is discarded; a ratio is taken within each repetition, and its median over the repetitions is reported. Every
+measurement is in measurements.csv and what it was measured on in conditions.json; a row is written when it is finished.
+`benchmarks.speed_measure` tells how each figure is obtained.
 """
 
 import argparse
-import time
+import os
+import sys
+from pathlib import Path
 
-import numpy as np
-import sb3_contrib
-import torch as th
+# One BLAS thread for numpy, for every contestant; numpy's BLAS reads this when numpy is imported, so before it is.
+os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
-import sb3_trpo
+from benchmarks import speed_plot
 
-CONTESTANTS = {"sb3_trpo": sb3_trpo.TRPO, "sb3_contrib": sb3_contrib.TRPO}
+ROOT = Path(__file__).resolve().parent.parent
+QUICK_FOLDER = Path("runs") / "speed"
 
 
-def microseconds_per_step(cls: type, env: str, steps: int, seed: int) -> float:
-    """Wall-clock of one short training."""
-    model = cls("MlpPolicy", env, seed=seed, device="cpu")
-    started = time.perf_counter()
-    model.learn(steps)
-    return (time.perf_counter() - started) / steps * 1e6
+def measure(rows: list[str], runs: int, quick: bool, folder: Path) -> None:
+    """Measure row by row, and replace what the file holds about each as soon as it is finished."""
+    from benchmarks import speed_measure
+
+    speed_measure.prepare_process()
+    for row in rows:
+        conditions = {**speed_measure.conditions(), "runs": runs, "quick": quick}
+        measurements = speed_measure.measure(row, runs, quick)
+        speed_plot.replace_row(folder, row, measurements, conditions)
 
 
 def main() -> None:
-    """Print a row for each environment."""
+    """Parse the command line, measure, print the tables and draw the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "HalfCheetah-v5", "Hopper-v5"])
-    parser.add_argument("--runs", type=int, default=5, help="runs of each to take the median of (default 5)")
-    parser.add_argument("--steps", type=int, default=3 * 2048, help="environment steps of each run (default 6144)")
+    rows = list(speed_plot.ROWS)
+    parser.add_argument(
+        "--only", nargs="+", choices=rows, metavar="ROW", help=f"rows to measure (default all): {' '.join(rows)}"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="repetitions of each, to take the median of (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one repetition of fewer steps and sizes, a smoke test")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"folder of the results (default benchmarks/speed, with --quick {QUICK_FOLDER})",
+    )
+    parser.add_argument("--plot-only", action="store_true", help="tables and figures of what is there; measure nothing")
     arguments = parser.parse_args()
-    th.set_num_threads(1)
-    print("| environment | sb3_trpo, us/step | sb3-contrib, us/step | faster |\n|---|---|---|---|")
-    for env in arguments.envs:
-        times = np.array(
-            [
-                [microseconds_per_step(cls, env, arguments.steps, seed) for cls in CONTESTANTS.values()]
-                for seed in range(arguments.runs)
-            ]
-        )
-        ours, theirs = np.median(times, 0)
-        print(f"| {env} | {ours:.0f} | {theirs:.0f} | {np.median(times[:, 1] / times[:, 0]):.1f}x |", flush=True)
+    if arguments.runs < 1:
+        parser.error(f"--runs {arguments.runs}: must be >= 1")
+    folder = arguments.output or (ROOT / QUICK_FOLDER if arguments.quick else Path(__file__).parent / "speed")
+    if not arguments.plot_only:
+        measure(arguments.only or rows, 1 if arguments.quick else arguments.runs, arguments.quick, folder)
+    measurements = speed_plot.read(folder)
+    if not measurements:
+        parser.error(f"{folder} holds no measurements: run without --plot-only first")
+    print(speed_plot.markdown(measurements, speed_plot.read_conditions(folder)))
+    for file in speed_plot.draw(measurements, folder):
+        print(f"drawn: {os.path.relpath(file)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

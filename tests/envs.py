@@ -1,5 +1,7 @@
 """Small environments whose spaces or optimum are known."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -97,19 +99,23 @@ class Walk(gym.Env):
     endings = []  # noqa: RUF012  # the infos of all episodes that ended, of all environments
 
     def __init__(self, action_space, observation_space, length=8, still=False):
-        self.action_space, self.observation_space = action_space, observation_space
+        self.action_space, self.observation_space = action_space, copy.deepcopy(observation_space)
         self.length, self.still = length, still
         self.poison_after = None
         self.total_steps = 0
 
     def _observation(self):
         shape, dtype = self.observation_space.shape, self.observation_space.dtype
+        if dtype is None or not np.issubdtype(dtype, np.floating):
+            return self.observation_space.sample()
         if self.poison_after is not None and self.total_steps >= self.poison_after:
             return np.full(shape, np.nan, dtype)
         return np.zeros(shape, dtype) if self.still else self.np_random.uniform(-1, 1, shape).astype(dtype)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
         self.t = 0
         return self._observation(), {}
 

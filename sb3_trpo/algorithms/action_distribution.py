@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common import distributions as sb3
@@ -11,8 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_trpo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, SquashedGaussian
-
-Head: TypeAlias = Gaussian | Categorical | Bernoulli
+from sb3_trpo.core.sampling import Head
 
 
 @contextmanager
@@ -104,9 +103,3 @@ def snapshot(distribution: Head) -> Head:
         if isinstance(distribution, Gaussian)
         else distribution
     )
-
-
-def mean_entropy(distribution: Distribution, log_prob: Tensor) -> float:
-    """Mean entropy of the joint action in nats; without a closed form, the mean of ``-log_prob``."""
-    entropy = distribution.entropy()
-    return float((-log_prob if entropy is None else entropy).mean())

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_trpo.algorithms.critic import GaussNewtonRegression, MinibatchRegression, Regression
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
 
 Check = Callable[[str, Any], None]
@@ -22,6 +23,10 @@ RADIUS_ALIASES: dict[str, type[RadiusController]] = {
     "fixed": FixedRadius,
     "scheduled": ScheduledRadius,
     "adaptive": AdaptiveRadius,
+}
+CRITIC_ALIASES: dict[str, type[Regression]] = {
+    "minibatch": MinibatchRegression,
+    "gauss_newton": GaussNewtonRegression,
 }
 
 
@@ -185,17 +190,28 @@ def check_observation_space(space: Any) -> None:
 
 def make_radius_controller(radius: Any, radius_kwargs: Any) -> RadiusController:
     """The controller of an alias or class, built with ``radius_kwargs``."""
-    cls = RADIUS_ALIASES.get(radius) if isinstance(radius, str) else radius
-    has_methods = callable(getattr(cls, "radius", None)) and callable(getattr(cls, "update", None))
-    if not (isinstance(cls, type) and has_methods):
-        aliases = ", ".join(map(repr, RADIUS_ALIASES))
-        raise ValueError(f"radius={radius!r} must be one of {aliases}, or a class with the methods of RadiusController")
-    optional(_dictionary)("radius_kwargs", radius_kwargs)
+    controller: RadiusController = _build("radius", radius, radius_kwargs, RADIUS_ALIASES, RadiusController)
+    return controller
+
+
+def make_regression(critic: Any, critic_kwargs: Any) -> Regression:
+    """The critic's regression of an alias or class, built with ``critic_kwargs``."""
+    regression: Regression = _build("critic", critic, critic_kwargs, CRITIC_ALIASES, Regression)
+    return regression
+
+
+def _build(name: str, given: Any, kwargs: Any, aliases: Mapping[str, type], slot: type) -> Any:
+    """An object for a slot: of an alias or a class that has the slot's methods, built with ``kwargs``."""
+    cls = aliases.get(given) if isinstance(given, str) else given
+    methods = [method for method in vars(slot) if not method.startswith("_")]
+    if not (isinstance(cls, type) and all(callable(getattr(cls, method, None)) for method in methods)):
+        known = ", ".join(map(repr, aliases))
+        raise ValueError(f"{name}={given!r} must be one of {known}, or a class with the methods of {slot.__name__}")
+    optional(_dictionary)(f"{name}_kwargs", kwargs)
     try:
-        controller: RadiusController = cls(**(radius_kwargs or {}))
-        return controller
+        return cls(**(kwargs or {}))
     except TypeError as error:
-        raise ValueError(f"radius_kwargs={radius_kwargs!r} does not fit {cls.__name__}: {error}") from error
+        raise ValueError(f"{name}_kwargs={kwargs!r} does not fit {cls.__name__}: {error}") from error
 
 
 @contextmanager

@@ -14,17 +14,27 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
-from sb3_trpo.algorithms.action_distribution import mean_entropy
-from sb3_trpo.algorithms.actor import Actor, critic_parameters, every, first_rows
-from sb3_trpo.algorithms.critic import CriticFit, fit_critic
+from sb3_trpo.algorithms.actor import Actor
+from sb3_trpo.algorithms.batches import every, first_rows, select, slices, whole_rollout
+from sb3_trpo.algorithms.critic import (
+    Critic,
+    CriticFit,
+    Regression,
+    Settings,
+    fit_critic,
+    keep_critic_only,
+    narrowed_state,
+)
+from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
-from sb3_trpo.core.problem import TrustRegionProblem, surrogate_problem
-from sb3_trpo.core.surrogate import normalized_weights, standardize, uniform_weights
+from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
+from sb3_trpo.core.surrogate import Surrogate, normalized_weights, standardize, uniform_weights
 from sb3_trpo.core.trust_region import RadiusController
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
@@ -69,12 +79,17 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         ``"adaptive"`` by the reduction ratio, or a class like those in `sb3_trpo.core.trust_region`
     :param radius_kwargs: further arguments of the controller
     :param max_grad_norm: largest gradient norm of the critic, None for no limit
-    :param fast_rollout: step plain perceptrons without Stable-Baselines3's own loop (see `sb3_trpo.algorithms.rollout`)
+    :param fast_rollout: evaluate the critic after the rollout, and step plain perceptrons in numpy, instead of
+        Stable-Baselines3's own loop (see `sb3_trpo.algorithms.rollout`)
+    :param critic: how the critic is fitted: ``"minibatch"`` by the policy's optimiser, ``"gauss_newton"`` by
+        natural-gradient steps on the whole rollout, or a class like those in `sb3_trpo.algorithms.critic`
+    :param critic_kwargs: further arguments of the fit, such as ``{"holdout": 0.1}``
     :raises ValueError: for an argument of a wrong type or value, an unsupported action space, or a policy whose
         distribution has no KL divergence
     """
 
     radius_controller: RadiusController | None
+    critic_regression: Regression | None
 
     def __init__(
         self,
@@ -109,6 +124,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         radius_kwargs: dict[str, Any] | None = None,
         max_grad_norm: float | None = None,
         fast_rollout: bool = True,
+        critic: str | type[Regression] = "minibatch",
+        critic_kwargs: dict[str, Any] | None = None,
     ):
         arguments.check_arguments(locals())
         if env is None and _init_setup_model:
@@ -154,7 +171,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self.radius = radius
         self.radius_kwargs = radius_kwargs
         self.fast_rollout = fast_rollout
+        self.critic = critic
+        self.critic_kwargs = critic_kwargs
         self.radius_controller = None
+        self.critic_regression = None
         self._rollout_seconds = math.nan
         if _init_setup_model:
             self._setup_model()
@@ -173,8 +193,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             super()._setup_model()
         if self.radius_controller is None:
             self.radius_controller = arguments.make_radius_controller(self.radius, self.radius_kwargs)
-        self._probe_policy()
+        if self.critic_regression is None:
+            self.critic_regression = arguments.make_regression(self.critic, self.critic_kwargs)
+        self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
+    @one_numpy_thread()
     def train(self) -> None:
         """One update: a natural-gradient step of the actor, then regression of the critic on the returns.
 
@@ -186,9 +209,9 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         radius, damping = self._radius_and_damping()
         started = time.perf_counter()
 
-        batch = next(self.rollout_buffer.get(batch_size=None))
-        actor = Actor(self.policy, first_rows(batch.observations))
-        problem = self._pose_problem(actor, batch)
+        rollout = whole_rollout(self.rollout_buffer)
+        actor = Actor(self.policy, first_rows(rollout.observations))
+        problem = self._pose_problem(actor, rollout)
         step = natural_step(
             problem,
             radius=radius,
@@ -202,11 +225,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         actor_done = time.perf_counter()
 
         critic = fit_critic(
-            self.policy.predict_values,
-            critic_parameters(self.policy, actor.parameters, first_rows(batch.observations)),
-            self.policy.optimizer,
-            (minibatch for _ in range(self.n_critic_updates) for minibatch in self.rollout_buffer.get(self.batch_size)),
-            self.max_grad_norm,
+            self.critic_regression,  # type: ignore[arg-type]  # set in _setup_model
+            Critic(self.policy, actor.parameters, first_rows(rollout.observations)),
+            rollout,
+            Settings(self.batch_size, self.n_critic_updates, self.max_grad_norm),
         )
         critic_done = time.perf_counter()
 
@@ -218,7 +240,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 step=step,
                 critic=critic,
                 damping=damping,
-                entropy=mean_entropy(problem.old, batch.old_log_prob),
+                entropy=float(-rollout.old_log_prob.mean()) if math.isnan(problem.entropy) else problem.entropy,
                 std=float(self.policy.log_std.detach().exp().mean()) if hasattr(self.policy, "log_std") else None,
                 explained_variance=self._explained_variance(),
                 n_updates=self._n_updates,
@@ -228,21 +250,26 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             ),
         )
 
-    def _pose_problem(self, actor: Actor, batch: RolloutBufferSamples) -> TrustRegionProblem:
+    def _pose_problem(self, actor: Actor, rollout: RolloutBufferSamples) -> TrustRegionProblem:
         """The surrogate objective and trust region of one rollout; only the Fisher estimate is sub-sampled."""
-        weights = uniform_weights(batch.advantages)
-        return surrogate_problem(
-            distribution=lambda: actor.distribution(batch.observations),
-            parameters=actor.parameters,
-            fisher_vector_product=actor.fisher_vector_product(
-                every(self.sub_sampling_factor, batch.observations),
-                normalized_weights(every(self.sub_sampling_factor, weights)),
-            ),
-            actions=batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions,
-            old_log_prob=batch.old_log_prob,
-            advantages=standardize(batch.advantages, weights) if self.normalize_advantage else batch.advantages,
-            weights=weights,
-        )
+        is_discrete = isinstance(self.action_space, spaces.Discrete)
+        actions = rollout.actions.long().flatten() if is_discrete else rollout.actions
+        weights = uniform_weights(rollout.advantages)
+        advantages = standardize(rollout.advantages, weights) if self.normalize_advantage else rollout.advantages
+        columns = (actions, rollout.old_log_prob, advantages, weights)
+        batches = [
+            Batch(select(rollout.observations, rows), weights[rows], Surrogate(*(column[rows] for column in columns)))
+            for rows in slices(len(weights), actor.bytes_per_row, self.device)
+        ]
+        if self.sub_sampling_factor == 1:
+            return constrained_problem(actor, batches)
+        observations = every(self.sub_sampling_factor, rollout.observations)
+        weights = normalized_weights(every(self.sub_sampling_factor, weights))
+        fisher_batches = [
+            States(select(observations, rows), weights[rows])
+            for rows in slices(len(weights), actor.bytes_per_row, self.device)
+        ]
+        return constrained_problem(actor, batches, fisher_batches)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """From 1 to 0 and no further: the last rollout overshoots the end, where schedules would turn negative."""
@@ -279,6 +306,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 stacklevel=3,
             )
 
+    @one_numpy_thread()
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -321,15 +349,30 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             progress_bar=progress_bar,
         )
 
-    def _excluded_save_params(self) -> list[str]:
-        """Also the time that the last rollout took."""
-        return [*super()._excluded_save_params(), "_rollout_seconds"]
+    def set_parameters(  # type: ignore[override]  # Stable-Baselines3 means dictionaries of dictionaries, too
+        self,
+        load_path_or_dict: str | dict[str, dict[str, Any]],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """As in Stable-Baselines3; an optimiser's state for the whole policy is narrowed to the critic's parameters."""
+        if isinstance(load_path_or_dict, dict):
+            params: dict[str, Any] = dict(load_path_or_dict)
+        else:
+            params = dict(load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1])
+        if "policy.optimizer" in params:
+            params["policy.optimizer"] = narrowed_state(params["policy.optimizer"], self._kept_by_optimizer)
+        super().set_parameters(params, exact_match, device)
 
-    def _probe_policy(self) -> None:
+    def _excluded_save_params(self) -> list[str]:
+        """Also the time that the last rollout took, and what is found anew."""
+        return [*super()._excluded_save_params(), "_rollout_seconds", "_kept_by_optimizer"]
+
+    def _probe_policy(self) -> Actor:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""
         observations, _ = self.policy.obs_to_tensor(_some_observation(self.observation_space))
         self.policy.set_training_mode(False)
-        Actor(self.policy, observations)
+        return Actor(self.policy, observations)
 
 
 def _some_observation(space: Any) -> Any:

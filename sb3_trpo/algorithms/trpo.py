@@ -57,8 +57,9 @@ class TRPO(TrustRegionAlgorithm):
             env = maybe_make_env(env, verbose=0)
         custom_objects = dict(custom_objects or {})
         given = custom_objects.keys() | kwargs.keys()
-        if {"radius", "radius_kwargs"} & given:
-            kwargs.setdefault("radius_controller", None)  # build the new one instead of restoring the saved one
+        for slot, built in (("radius", "radius_controller"), ("critic", "critic_regression")):
+            if {slot, f"{slot}_kwargs"} & given:
+                kwargs.setdefault(built, None)  # build the new one instead of restoring the saved one
         contrib_settings = read_settings(path, cls.__name__, custom_objects)
         if contrib_settings is not None:
             kwargs = {**translation(contrib_settings, cls.__name__, given), **kwargs}

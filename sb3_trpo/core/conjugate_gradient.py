@@ -5,6 +5,9 @@ Hestenes & Stiefel 1952; preconditioned form of Nocedal & Wright 2006, algorithm
 Symbols: A (P, P), b and x (P,), r = b - A x the residual, p the search direction, z = M^-1 r.
 Differs from sb3-contrib: starts from zero and draws no random numbers, stops on a *relative* residual, guards
 against curvature that is not positive, never writes into ``b``, and says how it ended.
+
+On an accelerator nothing waits for the device until the last step: how the method stands is a tensor, and steps after
+its end leave the iterate alone. On a CPU, where looking costs nothing, the loop ends there.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,9 @@ from torch import Tensor
 from sb3_trpo.core.status import CGStatus
 
 LinearMap = Callable[[Tensor], Tensor]
+
+STATUSES = (CGStatus.MAX_STEPS, CGStatus.CONVERGED, CGStatus.NON_POSITIVE_CURVATURE, CGStatus.NON_FINITE)
+RUNNING, CONVERGED, FLAT, NON_FINITE = range(4)
 
 
 class CGSolution(NamedTuple):
@@ -55,34 +61,40 @@ def conjugate_gradient(
     x = th.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - matrix_vector_product(x)
     z = r if preconditioner is None else preconditioner(r)
-    p = z.clone()
+    p = z
     rz = th.dot(r, z)
-    b_norm = float(th.linalg.vector_norm(b))
+    b_norm = th.linalg.vector_norm(b)
+    r_norm = th.linalg.vector_norm(r)
     # Along a direction this flat, compared with the others, A p is rounding error and the step would be huge.
-    negligible, largest_curvature = th.finfo(b.dtype).eps, 0.0
+    negligible, largest_curvature = th.finfo(b.dtype).eps, th.zeros_like(b_norm)
+    status = th.zeros((), dtype=th.int8, device=b.device)
+    steps = th.zeros((), dtype=th.int32, device=b.device)
 
-    def solution(status: CGStatus, steps: int) -> CGSolution:
-        residual = float(th.linalg.vector_norm(r)) / b_norm if b_norm > 0 else 0.0
-        return CGSolution(x, status, steps, residual, float(th.dot(x, b - r)))
-
-    for steps in range(max_steps):
-        if float(th.linalg.vector_norm(r)) <= tolerance * b_norm:
-            return solution(CGStatus.CONVERGED, steps)
+    for _ in range(max_steps):
+        status = th.where((status == RUNNING) & (r_norm <= tolerance * b_norm), CONVERGED, status)
+        if b.is_cpu and status != RUNNING:
+            break
         Ap = matrix_vector_product(p)
         pAp = th.dot(p, Ap)
-        if not (th.isfinite(pAp) and th.isfinite(rz)):
-            return solution(CGStatus.NON_FINITE, steps)
-        curvature = float(pAp / th.dot(p, p))
-        largest_curvature = max(largest_curvature, curvature)
-        if curvature <= negligible * largest_curvature or rz <= 0:
-            return solution(CGStatus.NON_POSITIVE_CURVATURE, steps)
+        curvature = pAp / th.dot(p, p)
+        largest_curvature = th.maximum(largest_curvature, curvature)
+        is_finite = th.isfinite(pAp) & th.isfinite(rz)
+        is_flat = (curvature <= negligible * largest_curvature) | (rz <= 0)
+        breakdown = th.where(is_finite, th.where(is_flat, FLAT, RUNNING), NON_FINITE)
+        status = th.where(status == RUNNING, breakdown, status)
+        moves = status == RUNNING
         alpha = rz / pAp
-        x = x + alpha * p
-        r = r - alpha * Ap
+        x = th.where(moves, x + alpha * p, x)
+        r = th.where(moves, r - alpha * Ap, r)
         z = r if preconditioner is None else preconditioner(r)
         rz_next = th.dot(r, z)
         p = z + (rz_next / rz) * p
         rz = rz_next
+        r_norm = th.linalg.vector_norm(r)
+        steps = steps + moves
 
-    converged = float(th.linalg.vector_norm(r)) <= tolerance * b_norm
-    return solution(CGStatus.CONVERGED if converged else CGStatus.MAX_STEPS, max_steps)
+    ending = STATUSES[int(status)]
+    if ending is CGStatus.MAX_STEPS and r_norm <= tolerance * b_norm:
+        ending = CGStatus.CONVERGED
+    residual = float(r_norm) / float(b_norm) if b_norm > 0 else 0.0
+    return CGSolution(x, ending, int(steps), residual, float(th.dot(x, b - r)))

@@ -46,6 +46,9 @@ class MetricDistribution(Distribution, Protocol):
     def fisher_metric(self, tangents: Tangents, weights: Tensor) -> Tangents:
         """``w_n M_n d phi_n``, in the shapes of ``parameters``."""
 
+    def with_parameters(self, parameters: Tangents) -> "MetricDistribution":
+        """The distribution of the same kind with other ``parameters``."""
+
 
 class Gaussian(NamedTuple):
     """Independent normal action dimensions: ``mean`` (N, A), ``log_std`` (N, A), or (A,) for one std for all states."""
@@ -58,6 +61,10 @@ class Gaussian(NamedTuple):
         """``(mean, log_std)``."""
         return (self.mean, self.log_std)
 
+    def with_parameters(self, parameters: Tangents) -> "Gaussian":
+        """Another mean and log std."""
+        return Gaussian(*parameters)
+
     def log_prob(self, actions: Tensor) -> Tensor:
         """``sum_a -((x - mean) / std)^2 / 2 - log std - log(2 pi) / 2``."""
         z = (actions - self.mean) * th.exp(-self.log_std)
@@ -66,14 +73,6 @@ class Gaussian(NamedTuple):
     def entropy(self) -> Tensor:
         """``sum_a log std + (1 + log(2 pi)) / 2``."""
         return (self.log_std.expand_as(self.mean) + 0.5 * (1.0 + math.log(2 * math.pi))).sum(-1)
-
-    def noise(self) -> Tensor:
-        """Standard normal noise for `sample`, in the shape of ``mean``."""
-        return th.randn_like(self.mean)
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """``mean + std * noise``."""
-        return self.mean + self.log_std.exp() * noise
 
     def kl_divergence(self, new: "Gaussian") -> Tensor:
         """``sum_a (exp(2d) - 1 - 2d) / 2 + (mean - mean')^2 / (2 std'^2)`` with ``d = log(std / std')``.
@@ -92,6 +91,41 @@ class Gaussian(NamedTuple):
         return (w * d_mean * th.exp(-2 * self.log_std), 2.0 * d_log_std * (weights.sum() if shared_std else w))
 
 
+class FixedGaussian(NamedTuple):
+    """One normal number for each state, ``mean`` (N, 1), with a standard deviation that is no parameter.
+
+    A regression seen as a distribution: its log-probability is the squared error, its KL divergence the squared
+    change of the values, both in units of ``std``.
+    """
+
+    mean: Tensor
+    std: float
+
+    @property
+    def parameters(self) -> Tangents:
+        """``(mean,)``."""
+        return (self.mean,)
+
+    def with_parameters(self, parameters: Tangents) -> "FixedGaussian":
+        """Another mean."""
+        return self._replace(mean=parameters[0])
+
+    def log_prob(self, values: Tensor) -> Tensor:
+        """``-((x - mean) / std)^2 / 2``, up to a constant; ``values`` (N,)."""
+        return -0.5 * ((values - self.mean.flatten()) / self.std).square()
+
+    def entropy(self) -> None:
+        """Of no interest: it does not change."""
+
+    def kl_divergence(self, new: "FixedGaussian") -> Tensor:
+        """``((mean - mean') / std)^2 / 2``."""
+        return 0.5 * ((self.mean - new.mean).flatten() / self.std).square()
+
+    def fisher_metric(self, tangents: Tangents, weights: Tensor) -> Tangents:
+        """``1 / std^2``."""
+        return (weights.unsqueeze(-1) * tangents[0] / self.std**2,)
+
+
 class SquashedGaussian(NamedTuple):
     """``tanh`` of a Gaussian: actions in (-1, 1); KL and metric are the base's, which a bijection leaves alone.
 
@@ -106,6 +140,10 @@ class SquashedGaussian(NamedTuple):
     def parameters(self) -> Tangents:
         """``(mean, log_std)`` of the base."""
         return self.base.parameters
+
+    def with_parameters(self, parameters: Tangents) -> "SquashedGaussian":
+        """Another mean and log std of the base."""
+        return SquashedGaussian(Gaussian(*parameters), self.epsilon)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """``log base(atanh a) - sum_a log(1 - a^2 + epsilon)``."""
@@ -140,6 +178,10 @@ class Categorical(NamedTuple):
         """``(logits,)``."""
         return (self.logits,)
 
+    def with_parameters(self, parameters: Tangents) -> "Categorical":
+        """Other logits."""
+        return self._replace(logits=parameters[0])
+
     def log_prob(self, actions: Tensor) -> Tensor:
         """Sum over the choices of the log-probability of the chosen option; ``actions`` (N, K), or (N,) for K = 1."""
         chosen = actions.reshape(-1, len(self.sizes), 1).long()
@@ -148,15 +190,6 @@ class Categorical(NamedTuple):
     def entropy(self) -> Tensor:
         """``-sum_k sum_i p_i log p_i``."""
         return _total([-(log_p.exp() * log_p).sum(-1) for log_p in self._log_probs()])
-
-    def noise(self) -> Tensor:
-        """Standard Gumbel noise for `sample`, in the shape of ``logits``."""
-        return -th.empty_like(self.logits).exponential_().log()
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """The option with the largest ``logit + noise`` of each choice, (N, K): the Gumbel-max trick."""
-        scores = th.split(self.logits + noise, list(self.sizes), -1)
-        return th.stack([block.argmax(-1) for block in scores], -1)
 
     def kl_divergence(self, new: "Categorical") -> Tensor:
         """Sum over the choices of ``sum_i p_i log(p_i / p'_i)``."""
@@ -187,6 +220,10 @@ class Bernoulli(NamedTuple):
         """``(logits,)``."""
         return (self.logits,)
 
+    def with_parameters(self, parameters: Tangents) -> "Bernoulli":
+        """Other logits."""
+        return Bernoulli(*parameters)
+
     def log_prob(self, actions: Tensor) -> Tensor:
         """``sum_a a log p + (1 - a) log(1 - p)``."""
         return -F.binary_cross_entropy_with_logits(self.logits, actions, reduction="none").sum(-1)
@@ -195,14 +232,6 @@ class Bernoulli(NamedTuple):
         """``-sum_a p log p + (1 - p) log(1 - p)``."""
         log_p = self._log_probs()
         return -(log_p.exp() * log_p).sum((-2, -1))
-
-    def noise(self) -> Tensor:
-        """Standard logistic noise for `sample`, in the shape of ``logits``."""
-        return th.logit(th.rand_like(self.logits))
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """1 where ``logit + noise > 0``."""
-        return (self.logits + noise > 0).to(self.logits.dtype)
 
     def kl_divergence(self, new: "Bernoulli") -> Tensor:
         """Sum over the coins of the KL of their two outcomes."""

@@ -14,16 +14,15 @@ tangents ``(dW_l, db_l)`` and cotangent u:
 product then costs two passes of matrix multiplications and no graph.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
 from torch import Tensor
 
+from sb3_trpo.core.activations import Activation, activate, activate_with_slope, value_and_slope
 from sb3_trpo.core.distributions import Tangents
 from sb3_trpo.core.parameters import unflatten
-
-Activation = Callable[[Tensor], Tensor]
 
 
 class Layer(NamedTuple):
@@ -59,9 +58,16 @@ class Mlp(NamedTuple):
         """The value (N, K) for inputs (N, D)."""
         for weight, bias, activation in self.layers:
             x = th.addmm(bias, x, weight.t())
-            if activation is not None:
+            if activation is not None and x.is_cpu and not x.requires_grad:
+                activate(activation, x.numpy())
+            elif activation is not None:
                 x = activation(x)
         return x
+
+
+def activation_bytes(mlp: Mlp) -> int:
+    """What a Jacobian holds for each row: value, slope and scratch of each unit."""
+    return 3 * sum(layer.bias.nbytes for layer in mlp.layers)
 
 
 class MlpJacobian:
@@ -69,7 +75,7 @@ class MlpJacobian:
 
     def __init__(self, mlp: Mlp, x: Tensor):
         self._weights = [layer.weight.detach() for layer in mlp.layers]
-        self._like: Sequence[Tensor] = mlp.parameters
+        self._like: Sequence[Tensor] = [parameter.detach() for parameter in mlp.parameters]
         self._inputs: list[Tensor] = []
         self._slopes: list[Tensor | None] = []
         for layer in mlp.layers:
@@ -78,38 +84,49 @@ class MlpJacobian:
             x, slope = (z, None) if layer.activation is None else _value_and_slope(layer.activation, z)
             self._slopes.append(slope)
         self.output = x
-        """The value of the perceptron, (N, K)."""
+        """The value (N, K)."""
+        self._scratch = [th.empty(len(x), layer.bias.numel(), dtype=x.dtype, device=x.device) for layer in mlp.layers]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        held = [*self._inputs, self.output, *self._scratch, *(slope for slope in self._slopes if slope is not None)]
+        return sum(tensor.nbytes for tensor in held)
 
     def jvp(self, vector: Tensor) -> Tangents:
-        """``J v``: tangents of ``(mlp(x), *free)`` for a flat parameter tangent ``vector`` (P,)."""
+        """``J v`` for the flat vector v (P,): tangents (N, K) of the output, and of the free parameters as they are."""
         parts = unflatten(vector, self._like)
         da: Tensor | None = None
-        n_layers = len(self._weights)
         for layer, (weight, a, slope) in enumerate(zip(self._weights, self._inputs, self._slopes, strict=True)):
-            dz = th.addmm(parts[2 * layer + 1], a, parts[2 * layer].t())
+            dz = th.addmm(parts[2 * layer + 1], a, parts[2 * layer].t(), out=self._scratch[layer])
             if da is not None:
                 dz.addmm_(da, weight.t())
             da = dz if slope is None else dz.mul_(slope)
         assert da is not None
-        return (da, *parts[2 * n_layers :])
+        return (da.clone(), *parts[2 * len(self._weights) :])
 
     def vjp(self, cotangents: Tangents) -> Tensor:
         """``J^T u``: the flat vector (P,) for cotangents in the shapes of ``(mlp(x), *free)``."""
         u, *free = cotangents
-        layers: list[Tensor] = []
+        gradient = th.empty(sum(like.numel() for like in self._like), dtype=u.dtype, device=u.device)
+        parts = unflatten(gradient, self._like)
         for layer in reversed(range(len(self._weights))):
             slope = self._slopes[layer]
-            u_layer = u if slope is None else u * slope
-            layers = [(u_layer.t() @ self._inputs[layer]).reshape(-1), u_layer.sum(0), *layers]
+            if slope is not None:
+                u = th.mul(u, slope, out=self._scratch[layer])
+            th.mm(u.t(), self._inputs[layer], out=parts[2 * layer])
+            th.sum(u, 0, out=parts[2 * layer + 1])
             if layer > 0:
-                u = u_layer @ self._weights[layer]
-        return th.cat([*layers, *free])
+                u = th.mm(u, self._weights[layer], out=self._scratch[layer - 1])
+        for part, cotangent in zip(parts[2 * len(self._weights) :], free, strict=True):
+            part.copy_(cotangent)
+        return gradient
 
 
 def _value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
-    """``phi(z)`` and ``phi'(z)`` of an elementwise activation."""
-    with th.enable_grad():
-        z = z.detach().requires_grad_()
-        a = activation(z)
-        (slope,) = th.autograd.grad(a, z, th.ones_like(a))
-    return a.detach(), slope
+    """``phi(z)`` and ``phi'(z)``; ``z`` is overwritten on a CPU."""
+    if not z.is_cpu:
+        return value_and_slope(activation, z)
+    slope = th.empty_like(z)
+    activate_with_slope(activation, z.numpy(), slope.numpy())
+    return z, slope

@@ -1,20 +1,56 @@
-r"""The constrained problem that a trust-region step solves, on one batch.
+r"""The constrained problem that a trust-region step solves, on one rollout.
 
 .. math:: \max_\theta \; L(\theta) \quad\text{s.t.}\quad \sum_n w_n \, D(\theta_{old} \| \theta)_n \le \delta
 
-(Schulman et al. 2015, equation 14.) L is the surrogate objective, D the KL divergence of the joint action.
+(Schulman et al. 2015, equation 14.) L is what is to rise, the surrogate objective for an actor; D is the KL divergence
+of the joint action. A rollout comes in batches, whose sums add up to its means, so that a long one needs no more
+memory than a batch.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple, Protocol
 
 import torch as th
 from torch import Tensor
 
 from sb3_trpo.core.conjugate_gradient import LinearMap
 from sb3_trpo.core.distributions import Distribution
-from sb3_trpo.core.parameters import flat_gradient
-from sb3_trpo.core.surrogate import surrogate_objective, weighted_mean
+from sb3_trpo.core.fisher import Linearization, Linearizations
+from sb3_trpo.core.surrogate import weighted_mean
+
+
+class Policy(Protocol):
+    """What the problem asks of a policy; what its observations are is its own affair."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """The trainable tensors that the action distribution depends on."""
+
+    def distribution(self, observations: Any) -> Distribution:
+        """The action distributions of a batch at the parameters as they stand, as constants."""
+
+    def linearize(self, observations: Any) -> Linearization:
+        """The policy near the parameters as they stand, on a batch."""
+
+
+class Batch(NamedTuple):
+    """N states of a rollout, its part ``objective`` of the whole: action distributions -> scalar, and ``weights`` (N,).
+
+    The objectives of all batches add up to L, and the weights of all batches to one.
+    """
+
+    observations: Any
+    weights: Tensor
+    objective: Callable[[Any], Tensor]
+
+
+class States(NamedTuple):
+    """States of the Fisher estimate, with ``weights`` (N,) that sum to one over all batches."""
+
+    observations: Any
+    weights: Tensor
 
 
 class Evaluation(NamedTuple):
@@ -26,7 +62,8 @@ class Evaluation(NamedTuple):
 
 class TrustRegionProblem(NamedTuple):
     """``objective`` and its ``gradient`` (P,) at the old ``parameters``, curvature ``v -> F v`` of the KL there, and
-    ``evaluate``, which looks at the parameters as they stand. ``old`` is a snapshot of the old policy on the batch.
+    ``evaluate``, which looks at the parameters as they stand. ``entropy`` is the old policy's mean in nats, NaN
+    without a closed form.
     """
 
     parameters: Sequence[Tensor]
@@ -34,41 +71,48 @@ class TrustRegionProblem(NamedTuple):
     gradient: Tensor
     fisher_vector_product: LinearMap
     evaluate: Callable[[], Evaluation]
-    old: Distribution
+    entropy: float
 
 
-def surrogate_problem(
-    distribution: Callable[[], Distribution],
-    parameters: Sequence[Tensor],
-    fisher_vector_product: LinearMap,
-    actions: Tensor,
-    old_log_prob: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
+def constrained_problem(
+    policy: Policy, batches: Sequence[Batch], fisher_batches: Sequence[States] | None = None
 ) -> TrustRegionProblem:
-    """Pose the problem on a batch of N steps; the old policy is the one that ``distribution`` gives now.
+    """Pose the problem on a rollout; the old policy is the one that ``policy`` is now.
 
-    :param distribution: the current action distributions of the batch, without a graph a snapshot that keeps its values
-    :param parameters: what the distribution depends on
-    :param fisher_vector_product: v (P,) -> F v (P,), undamped
-    :param actions: (N, ...), in the form that the distribution's ``log_prob`` takes
-    :param old_log_prob: log-probabilities (N,) under the policy that acted
-    :param advantages: (N,)
-    :param weights: (N,), summing to one
+    :param batches: the rollout
+    :param fisher_batches: the states of the Fisher estimate, those of the rollout by default
     """
+    linearizations = Linearizations(policy.linearize, [batch.observations for batch in batches])
+    objective = gradient = entropy = th.zeros(())
+    olds: list[Distribution] = []
+    for linearization, batch in zip(linearizations, batches, strict=True):
+        value, slope = linearization.gradient(batch.objective)
+        objective, gradient = value + objective, slope + gradient
+        entropies = linearization.distribution.entropy()
+        entropy = entropy + (math.nan if entropies is None else weighted_mean(entropies.detach(), batch.weights))
+        olds.append(linearization.distribution)
 
-    def surrogate(policy: Distribution) -> Tensor:
-        return surrogate_objective(policy.log_prob(actions), old_log_prob, advantages, weights)
+    if fisher_batches is None:
+        fisher_batches = [States(batch.observations, batch.weights) for batch in batches]
+    else:
+        linearizations = Linearizations(policy.linearize, [states.observations for states in fisher_batches])
 
-    with th.no_grad():
-        old = distribution()
+    def fisher_vector_product(v: Tensor) -> Tensor:
+        products = (
+            linearization.fisher_vector_product(v, states.weights)
+            for linearization, states in zip(linearizations, fisher_batches, strict=True)
+        )
+        return reduce(th.add, products)
 
+    @th.no_grad()
     def evaluate() -> Evaluation:
-        with th.no_grad():
-            candidate = distribution()
-            kl = weighted_mean(old.kl_divergence(candidate), weights)
-            return Evaluation(float(surrogate(candidate)), float(kl))
+        new_objective = kl = th.zeros(())
+        for old, batch in zip(olds, batches, strict=True):
+            candidate = policy.distribution(batch.observations)
+            new_objective = batch.objective(candidate) + new_objective
+            kl = weighted_mean(old.kl_divergence(candidate), batch.weights) + kl
+        return Evaluation(float(new_objective), float(kl))
 
-    objective = surrogate(distribution())
-    gradient = flat_gradient([objective], parameters)
-    return TrustRegionProblem(parameters, float(objective.detach()), gradient, fisher_vector_product, evaluate, old)
+    return TrustRegionProblem(
+        policy.parameters, float(objective), gradient, fisher_vector_product, evaluate, float(entropy)
+    )

@@ -8,6 +8,9 @@ r"""The surrogate objective of a policy against the policy that collected the da
 weight zero, and when a batch is spread over processes their sums add up to the mean.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch as th
 from torch import Tensor
 
@@ -48,6 +51,24 @@ def standardize(advantages: Tensor, weights: Tensor) -> Tensor:
     if variance.sqrt() <= rounding:
         return th.zeros_like(advantages)
     return (centred / variance.sqrt()).to(advantages.dtype)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The part of the objective that N steps contribute, as a function of their action distributions.
+
+    ``actions`` in the form that the distributions' ``log_prob`` takes; ``old_log_prob`` under the policy that acted,
+    ``advantages`` and ``weights``, all (N,).
+    """
+
+    actions: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+    def __call__(self, policy: Any) -> Tensor:
+        """``sum_n w_n rho_n A_n``, a scalar."""
+        return surrogate_objective(policy.log_prob(self.actions), self.old_log_prob, self.advantages, self.weights)
 
 
 def surrogate_objective(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:

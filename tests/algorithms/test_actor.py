@@ -1,5 +1,7 @@
 """Actor parameters, and the choice among the forms of the Fisher-vector product, on real policies."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
@@ -8,7 +10,10 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from torch.testing import assert_close
 
 from sb3_trpo.algorithms import actor as actor_module
-from sb3_trpo.algorithms.actor import Actor, critic_parameters, first_rows
+from sb3_trpo.algorithms.action_distribution import as_core_distribution
+from sb3_trpo.algorithms.actor import Actor
+from sb3_trpo.algorithms.batches import first_rows
+from sb3_trpo.algorithms.critic import Critic
 from sb3_trpo.core.parameters import flat_gradient
 from tests.algorithms.kinds import KINDS, OpaqueCategorical, collect, make_model
 
@@ -41,12 +46,13 @@ def test_the_cheapest_form_that_applies_is_chosen(kind, monkeypatch):
     model = make_model(kind)
     observations = batch_of(model)
     used = []
-    for form in ("MlpJacobian", "AutogradJacobian", "kl_hessian"):
+    for form in ("MlpJacobian", "AutogradJacobian", "DoubleBackprop"):
         original = getattr(actor_module, form)
         spy = lambda *args, form=form, original=original: used.append(form) or original(*args)  # noqa: E731
         monkeypatch.setattr(actor_module, form, spy)
-    Actor(model.policy, observations).fisher_vector_product(observations, th.full((16,), 1 / 16))
-    expected = "MlpJacobian" if kind in CLOSED_FORM else "kl_hessian" if kind in DOUBLE_BACKPROP else "AutogradJacobian"
+    Actor(model.policy, observations).linearize(observations)
+    other = "DoubleBackprop" if kind in DOUBLE_BACKPROP else "AutogradJacobian"
+    expected = "MlpJacobian" if kind in CLOSED_FORM else other
     assert used == [expected]
 
 
@@ -79,11 +85,12 @@ def check_products(model, observations, rtol):
     actor = Actor(model.policy, observations)
     weights = th.linspace(1.0, 2.0, 16) / th.linspace(1.0, 2.0, 16).sum()
     weights = weights.to(actor.parameters[0].dtype)
-    old = actor.distribution_snapshot(observations)
-    kl = (weights * old.kl_divergence(actor.distribution(observations))).sum()
+    old = actor.distribution(observations)
+    new = as_core_distribution(model.policy.get_distribution(observations))
+    kl = (weights * old.kl_divergence(new)).sum()
     gradient = flat_gradient([kl], actor.parameters, create_graph=True)
     assert_close(gradient.detach(), th.zeros_like(gradient), atol=1e-2 * rtol, rtol=0)
-    product = actor.fisher_vector_product(observations, weights)
+    product = partial(actor.linearize(observations).fisher_vector_product, weights=weights)
     for seed in range(3):
         v = th.randn(gradient.shape, generator=th.Generator().manual_seed(seed)).to(gradient.dtype)
         expected = flat_gradient([gradient @ v], actor.parameters, retain_graph=True)
@@ -96,7 +103,7 @@ def test_every_parameter_belongs_to_the_actor_or_to_the_critic_and_none_to_both(
     model = make_model(kind)
     observations = batch_of(model)
     actor = Actor(model.policy, observations).parameters
-    critic = critic_parameters(model.policy, actor, observations)
+    critic = Critic(model.policy, actor, observations).parameters
     assert not {id(p) for p in actor} & {id(p) for p in critic}
     everything = {name for name, p in model.policy.named_parameters() if p.numel()}
     assert names(model.policy, actor) | names(model.policy, critic) == everything
@@ -118,7 +125,7 @@ def test_a_shared_extractor_belongs_to_the_actor():
     actor = Actor(model.policy, observations).parameters
     shared = {name for name in names(model.policy, actor) if name.startswith("features_extractor.")}
     assert len(shared) == 8
-    assert names(model.policy, critic_parameters(model.policy, actor, observations)) == {
+    assert names(model.policy, Critic(model.policy, actor, observations).parameters) == {
         "value_net.weight",
         "value_net.bias",
     }
@@ -204,8 +211,8 @@ def test_snapshots_do_not_follow_the_parameters():
     model = make_model("box")
     observations = batch_of(model)
     actor = Actor(model.policy, observations)
-    snapshot = actor.distribution_snapshot(observations)
-    product = actor.fisher_vector_product(observations, th.full((16,), 1 / 16))
+    snapshot = actor.distribution(observations)
+    product = partial(actor.linearize(observations).fisher_vector_product, weights=th.full((16,), 1 / 16))
     v = th.ones(sum(p.numel() for p in actor.parameters))
     before = (snapshot.mean.clone(), snapshot.log_std.clone(), product(v))
     with th.no_grad():

@@ -77,8 +77,7 @@ def test_full_steps_agree_with_sb3_contrib_on_the_same_network_and_rollout(kind,
     for model in (theirs, ours):  # a rollout of the untrained policy, the same for both
         model.set_random_seed(3)
         model._last_obs = None
-        model.policy.load_state_dict(theirs.policy.state_dict())
-        model.policy.optimizer.load_state_dict(copy.deepcopy(theirs.policy.optimizer.state_dict()))
+        model.set_parameters(copy.deepcopy(theirs.get_parameters()))
         _, callback = model._setup_learn(256)
         model.collect_rollouts(model.env, callback, model.rollout_buffer, 256)
     for name in ("observations", "actions", "advantages", "log_probs"):

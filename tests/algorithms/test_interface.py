@@ -32,6 +32,8 @@ def test_arguments_of_sb3_contrib_keep_name_position_and_default():
         "radius_kwargs",
         "max_grad_norm",
         "fast_rollout",
+        "critic",
+        "critic_kwargs",
     ]
     assert issubclass(TRPO, OnPolicyAlgorithm)
 

@@ -1,5 +1,7 @@
 """The fast rollout and Stable-Baselines3's own are twins: the same actions leave the same buffer."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -12,7 +14,8 @@ from sb3_trpo.algorithms import rollout
 from tests.algorithms.kinds import BOX, KINDS, make_model
 from tests.envs import Walk
 
-FAST = {"box", "box_matrix", "discrete", "multi_discrete", "multi_binary", "relu", "linear"}
+IN_NUMPY = {"box", "box_matrix", "discrete", "multi_discrete", "multi_binary", "relu", "linear"}
+PLAIN = {"custom_layer"}
 ARRAYS = (
     "observations",
     "actions",
@@ -37,10 +40,9 @@ class Recorder(BaseCallback):
 
     def _on_step(self):
         names = ("new_obs", "rewards", "dones", "actions", "clipped_actions")
-        self.seen.append({name: np.copy(self.locals[name]) for name in names})
+        self.seen.append({name: copy.deepcopy(self.locals[name]) for name in names})
         assert self.locals["self"] is self.model
         assert len(self.locals["infos"]) == self.training_env.num_envs
-        np.testing.assert_array_equal(self.locals["obs_tensor"], self.model._last_obs)
         self.seen[-1]["n_steps"] = self.locals["n_steps"]
         self.seen[-1]["pos"] = self.locals["rollout_buffer"].pos
         if self.model.fast_rollout:
@@ -55,8 +57,8 @@ class Recorder(BaseCallback):
 
 def make(kind, fast, normalize=False):
     """A model on environments whose episodes end both ways at different times."""
-    action_space, _, policy, kwargs = KINDS[kind]
-    env = DummyVecEnv([lambda i=i: Walk(action_space, BOX, length=5 + 3 * i) for i in range(3)])
+    action_space, observation_space, policy, kwargs = KINDS[kind]
+    env = DummyVecEnv([lambda i=i: Walk(action_space, observation_space, length=5 + 3 * i) for i in range(3)])
     env.seed(7)
     env = VecNormalize(env) if normalize else env
     return TRPO(policy, env, n_steps=40, batch_size=40, seed=7, device="cpu", fast_rollout=fast, **kwargs)
@@ -70,7 +72,7 @@ def collect(model, n_rollouts=2):
     return recorder
 
 
-@pytest.mark.parametrize("kind", sorted(FAST))
+@pytest.mark.parametrize("kind", sorted(IN_NUMPY))
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_buffer_is_the_one_that_stable_baselines3_would_have_filled(kind, normalize, monkeypatch):
     fast, plain = make(kind, True, normalize), make(kind, False, normalize)
@@ -89,20 +91,38 @@ def test_the_buffer_is_the_one_that_stable_baselines3_would_have_filled(kind, no
     monkeypatch.setattr(plain.policy, "forward", forward)
     seen_plain = collect(plain)
 
+    check_twins(fast, plain, seen_fast, seen_plain)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in IN_NUMPY | PLAIN])
+def test_policies_that_act_by_themselves_visit_the_states_that_stable_baselines3_would_visit(kind):
+    """With the same random numbers, bit for bit; time limits included."""
+    fast, seen_fast = make(kind, True), None
+    seen_fast = collect(fast)
+    plain = make(kind, False)  # seeds all generators anew
+    seen_plain = collect(plain)
+    check_twins(fast, plain, seen_fast, seen_plain)
+
+
+def check_twins(fast, plain, seen_fast, seen_plain):
+    """The same buffer, the same locals, the same state of the algorithm."""
     for name in ARRAYS:
         ours, theirs = getattr(fast.rollout_buffer, name), getattr(plain.rollout_buffer, name)
-        assert ours.dtype == theirs.dtype, name
-        assert ours.shape == theirs.shape, name
+        pairs = [(ours[k], theirs[k]) for k in theirs] if isinstance(theirs, dict) else [(ours, theirs)]
         exact = name in ("observations", "actions", "episode_starts")
-        np.testing.assert_allclose(ours, theirs, rtol=0 if exact else 1e-5, atol=0 if exact else 2e-6, err_msg=name)
+        for a, b in pairs:
+            assert a.dtype == b.dtype, name
+            assert a.shape == b.shape, name
+            np.testing.assert_allclose(a, b, rtol=0 if exact else 1e-5, atol=0 if exact else 3e-6, err_msg=name)
     assert fast.rollout_buffer.rewards.std() > 0
     for ours, theirs in zip(seen_fast.seen, seen_plain.seen, strict=True):
         for name, value in ours.items():
-            np.testing.assert_array_equal(value, theirs[name], err_msg=name)
-            assert np.asarray(value).dtype == np.asarray(theirs[name]).dtype, name
+            np.testing.assert_equal(value, theirs[name], err_msg=name)
+            assert type(value) is type(theirs[name])
+            assert getattr(value, "dtype", None) == getattr(theirs[name], "dtype", None), name
     assert seen_fast.events == seen_plain.events == ["start", "end"] * 2
     assert fast.num_timesteps == plain.num_timesteps == 240
-    np.testing.assert_array_equal(fast._last_obs, plain._last_obs)
+    np.testing.assert_equal(fast._last_obs, plain._last_obs)
     np.testing.assert_array_equal(fast._last_episode_starts, plain._last_episode_starts)
     assert (fast.rollout_buffer.pos, fast.rollout_buffer.full) == (plain.rollout_buffer.pos, plain.rollout_buffer.full)
 
@@ -119,7 +139,9 @@ def test_time_limits_were_among_what_was_compared():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_fast_rollout_is_used_where_it_applies_and_nowhere_else(kind):
     model = make_model(kind)
-    assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps) == (kind in FAST)
+    assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps) == (kind not in PLAIN)
+    if kind not in PLAIN:
+        assert isinstance(rollout._acting(model, 8), rollout.PerceptronActing) == (kind in IN_NUMPY)
 
 
 def break_hook(model):
@@ -135,11 +157,7 @@ def break_forward(model):
     model.policy.forward = lambda obs: original(obs)
 
 
-def break_squash(model):
-    model.policy._squash_output = True
-
-
-@pytest.mark.parametrize("breakage", [break_hook, break_extractor_hook, break_forward, break_squash])
+@pytest.mark.parametrize("breakage", [break_hook, break_extractor_hook, break_forward])
 def test_a_policy_that_does_more_than_a_perceptron_takes_the_plain_loop(breakage):
     model = make_model("box")
     breakage(model)
@@ -148,14 +166,21 @@ def test_a_policy_that_does_more_than_a_perceptron_takes_the_plain_loop(breakage
     assert model._n_updates == 1
 
 
-def test_chunks_of_the_evaluation_change_nothing(monkeypatch):
-    whole = make("box", True)
+@pytest.mark.parametrize("kind", ["box", "gsde", "dict"])
+def test_chunks_of_the_evaluation_change_nothing(kind, monkeypatch):
+    whole = make(kind, True)
     collect(whole)
-    monkeypatch.setattr(rollout, "CHUNK", 7)
-    cut = make("box", True)  # seeds all generators anew
+    monkeypatch.setattr(rollout, "CHUNK_BYTES", 7 * sum(a.nbytes for a in arrays(whole)) // 120)
+    cut = make(kind, True)  # seeds all generators anew
     collect(cut)
-    for name in ARRAYS:
+    assert len(rollout._chunks(rollout._rows(cut.rollout_buffer.observations))) == 18
+    for name in ARRAYS[1:]:
         np.testing.assert_allclose(getattr(whole.rollout_buffer, name), getattr(cut.rollout_buffer, name), atol=2e-6)
+
+
+def arrays(model):
+    observations = model.rollout_buffer.observations
+    return observations.values() if isinstance(observations, dict) else [observations]
 
 
 def test_a_callback_may_change_the_policy_before_a_rollout_and_not_during_it():
@@ -197,7 +222,7 @@ def test_logits_that_mask_an_action_for_good_are_no_failure():
     model = make("discrete", True)
     with th.no_grad():
         model.policy.action_net.bias[2] = -np.inf
-    model.learn(120)
+    assert len(collect(model, 1).seen) == 40
     assert not (model.rollout_buffer.actions == 2).any()
     with th.no_grad():
         model.policy.action_net.bias[:] = 3e38  # the sum overflows, the logits do not

@@ -8,12 +8,28 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sb3_trpo.core.distributions import Bernoulli, Categorical, Gaussian
-from sb3_trpo.core.mlp import Layer, Mlp
+from sb3_trpo.core.fisher import AutogradJacobian, DoubleBackprop, GaussNewton
+from sb3_trpo.core.mlp import Layer, Mlp, MlpJacobian
 from sb3_trpo.core.surrogate import normalized_weights
 from tests import oracles
 
 ACTIVATIONS = [nn.Tanh(), nn.ReLU(), nn.ELU(), nn.SiLU(), nn.GELU(), nn.Sigmoid(), nn.Softplus()]
 KINDS = ["gaussian", "gaussian_state_std", "categorical", "bernoulli"]
+
+
+class CasePolicy:
+    """A case as `sb3_trpo.core.problem` wants a policy; its observations are row numbers or slices of the inputs."""
+
+    def __init__(self, case, form="autograd"):
+        self.case, self.form = case, form
+        self.parameters = case.parameters
+
+    def distribution(self, rows):
+        with th.no_grad():
+            return self.case.wrap(tuple(t.clone() for t in self.case.net(self.case.inputs[rows])))
+
+    def linearize(self, rows):
+        return self.case.linearize(self.case.inputs[rows], self.form)
 
 
 class Net(nn.Module):
@@ -62,9 +78,6 @@ class Case:
     def distribution(self):
         return self.wrap(self.net(self.inputs))
 
-    def distribution_or_snapshot(self):
-        return self.distribution() if th.is_grad_enabled() else self.old()
-
     def old(self):
         """The distribution as a constant: a snapshot, which does not follow the parameters."""
         return self.wrap(tuple(t.detach().clone() for t in self.net(self.inputs)))
@@ -78,6 +91,16 @@ class Case:
         """The same distribution as independent torch distributions."""
         kind = "gaussian" if self.kind.startswith("gaussian") else self.kind
         return oracles.components(kind, self.net(self.inputs) if parameters is None else parameters, self.sizes)
+
+    def linearize(self, inputs=None, form="autograd"):
+        """The policy of `sb3_trpo.core.problem` near its parameters, in one of the forms."""
+        distribution = self.distribution() if inputs is None else self.wrap(self.net(inputs))
+        constant = self.wrap(tuple(t.detach().clone() for t in distribution.parameters))
+        if form == "double backprop":
+            return DoubleBackprop(distribution, constant, self.parameters, 0)
+        if form == "autograd":
+            return GaussNewton(AutogradJacobian(distribution.parameters, self.parameters), constant)
+        return GaussNewton(MlpJacobian(self.mlp, self.inputs if inputs is None else inputs), constant)
 
     def to_named_order(self, vector):
         """From the perceptron's order to the module's ``named_parameters`` order, which the oracles use."""

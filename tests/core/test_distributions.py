@@ -172,28 +172,3 @@ def test_squashing_changes_neither_kl_nor_metric():
     actions = th.tanh(th.randn(5, 2)).double()
     exact = SquashedGaussian(Gaussian(base.mean.double(), base.log_std.double()), 0.0).log_prob(actions)
     assert_close(exact, reference.log_prob(actions).sum(-1))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_from_pre_drawn_noise_follow_the_distribution(kind):
-    """Frequencies, or mean and standard deviation, of many samples of one state against the distribution's own."""
-    case, n_samples = make_case(kind, seed=5, n=1, sizes=(3, 2), n_dims=2), 40_000
-    with th.no_grad():
-        many = case.wrap(tuple(p.expand(n_samples, -1) if p.dim() > 1 else p for p in case.net(case.inputs)))
-        th.manual_seed(0)
-        samples = many.sample(many.noise())
-        for k, part in enumerate(case.components()):
-            if kind.startswith("gaussian"):
-                z = (samples[:, k] - part.mean) / part.stddev
-                assert abs(float(z.mean())) < 4.5 / n_samples**0.5
-                assert abs(float(z.square().mean()) - 1) < 4.5 * (2 / n_samples) ** 0.5
-                continue
-            n_options = part.probs.shape[-1] if kind == "categorical" else 2
-            p = part.log_prob(th.arange(n_options, dtype=th.float64)[:, None]).exp()[:, 0]
-            frequencies = th.bincount(samples[:, k].long(), minlength=n_options) / n_samples
-            assert ((frequencies - p).abs() < 4.5 * (p * (1 - p) / n_samples).sqrt()).all()
-
-
-def test_masked_options_are_never_sampled():
-    many = Categorical(th.tensor([[0.1, -math.inf, 0.4]]).expand(10_000, 3), (3,))
-    assert set(many.sample(many.noise()).flatten().tolist()) == {0, 2}

@@ -1,12 +1,13 @@
 """Fisher-vector products against the dense Fisher, the Hessian of the KL, and each other."""
 
+from functools import partial
+
 import pytest
 import torch as th
 from hypothesis import given, settings
 from torch.testing import assert_close
 
-from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton, kl_hessian
-from sb3_trpo.core.mlp import MlpJacobian
+from sb3_trpo.core.fisher import Linearizations
 from sb3_trpo.core.parameters import flat_gradient
 from sb3_trpo.core.surrogate import weighted_mean
 from tests import oracles
@@ -15,17 +16,13 @@ from tests.core.cases import KINDS, cases, make_case
 
 def products(case):
     """The three forms where they apply, all on the perceptron's parameter order."""
-    distribution = case.distribution()
-    old = case.old()
-    forms = {
-        "autograd": gauss_newton(
-            AutogradJacobian(distribution.parameters, case.parameters), distribution, case.weights
-        ),
-        "double backprop": kl_hessian(distribution, old, case.parameters, case.weights),
+    return {
+        form: partial(case.linearize(form=form).fisher_vector_product, weights=case.weights) for form in forms_of(case)
     }
-    if case.kind != "gaussian_state_std":
-        forms["closed form"] = gauss_newton(MlpJacobian(case.mlp, case.inputs), old, case.weights)
-    return forms
+
+
+def forms_of(case):
+    return ["autograd", "double backprop", *(["closed form"] if case.kind != "gaussian_state_std" else [])]
 
 
 def dense(product, case):
@@ -98,3 +95,41 @@ def test_closed_form_agrees_with_autograd_at_the_size_of_a_real_network(kind):
         )
         assert_close(forms["closed form"](v), forms["autograd"](v), rtol=1e-9, atol=1e-12)
         assert_close(forms["double backprop"](v), forms["autograd"](v), rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_gradients_of_functions_of_the_distribution_are_those_of_backpropagation(case):
+    old = case.wrap(tuple(t.detach() + 0.1 for t in case.distribution().parameters))
+
+    def objective(policy):
+        return weighted_mean(old.kl_divergence(policy).square(), case.weights)
+
+    expected = flat_gradient([objective(case.distribution())], case.parameters)
+    for form in forms_of(case):
+        value, gradient = case.linearize(form=form).gradient(objective)
+        assert not value.requires_grad
+        assert_close(value, objective(case.distribution()).detach(), msg=lambda m, f=form: f"{f}: {m}")
+        assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=lambda m, f=form: f"{f}: {m}")
+
+
+class Counted:
+    """A linearization of 100 bytes that remembers how often it was made."""
+
+    nbytes = 100
+
+    def __init__(self, batch, made):
+        self.batch = batch
+        made.append(batch)
+
+
+@pytest.mark.parametrize(("kept_bytes", "made_again"), [(0, "abc"), (99, "abc"), (100, "bc"), (250, "c"), (300, "")])
+def test_linearizations_are_kept_as_far_as_memory_goes_and_made_again_beyond(kept_bytes, made_again):
+    made = []
+    linearizations = Linearizations(lambda batch: Counted(batch, made), "abc", kept_bytes)
+    assert [one.batch for one in linearizations] == list("abc")
+    assert made == list("abc")
+    made.clear()
+    for _ in range(2):
+        assert [one.batch for one in linearizations] == list("abc")
+    assert "".join(made) == 2 * made_again

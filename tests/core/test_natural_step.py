@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from sb3_trpo.core.fisher import AutogradJacobian, gauss_newton
 from sb3_trpo.core.line_search import backtracking_line_search
 from sb3_trpo.core.natural_step import natural_step
 from sb3_trpo.core.parameters import assign, flatten
-from sb3_trpo.core.problem import Evaluation, TrustRegionProblem, surrogate_problem
+from sb3_trpo.core.problem import Batch, Evaluation, TrustRegionProblem, constrained_problem
 from sb3_trpo.core.status import CGStatus, StepStatus
+from sb3_trpo.core.surrogate import Surrogate
 from tests import oracles
-from tests.core.cases import cases, make_case
+from tests.core.cases import CasePolicy, cases, make_case
 
 SETTINGS = {"cg_max_steps": 50, "cg_tolerance": 1e-10, "shrinking_factor": 0.8, "max_candidates": 15}
 
@@ -28,23 +28,25 @@ def update(case, advantages, radius=0.01, damping=0.1, **settings):
         th.manual_seed(0)
         actions = th.stack([part.sample() for part in case.components()], 1).double()
         th.set_rng_state(generator_state)
-    graph = case.distribution()
-    problem = surrogate_problem(
-        case.distribution_or_snapshot,
-        case.parameters,
-        gauss_newton(AutogradJacobian(graph.parameters, case.parameters), graph, case.weights),
-        actions,
-        old.log_prob(actions),
-        advantages,
-        case.weights,
-    )
+    problem = surrogate_problem(case, actions, advantages)
     step = natural_step(problem, radius=radius, damping=damping, **{**SETTINGS, **settings})
     return step, old, problem.gradient
 
 
+def surrogate_problem(case, actions, advantages, size=None, form="autograd"):
+    """The problem of a case, in batches of ``size`` rows."""
+    columns = (actions, case.old().log_prob(actions), advantages, case.weights)
+    size = len(actions) if size is None else size
+    batches = [
+        Batch(rows, case.weights[rows], Surrogate(*(column[rows] for column in columns)))
+        for rows in (slice(start, start + size) for start in range(0, len(actions), size))
+    ]
+    return constrained_problem(CasePolicy(case, form), batches)
+
+
 def pose(parameters, product, evaluate=lambda: Evaluation(1.0, 0.0)):
     """A problem whose objective has gradient one in every parameter and whose old policy nobody looks at."""
-    return TrustRegionProblem(parameters, 0.0, th.ones_like(flatten(parameters)), product, evaluate, old=None)
+    return TrustRegionProblem(parameters, 0.0, th.ones_like(flatten(parameters)), product, evaluate, math.nan)
 
 
 @settings(max_examples=60, deadline=None)
@@ -204,3 +206,24 @@ def test_duplicated_action_dimensions_do_not_loosen_the_bound():
 def test_assigning_a_vector_of_the_wrong_size_says_so():
     with pytest.raises(ValueError, match=r"vector has shape \(3,\), the parameters need \(2,\)"):
         assign([th.zeros(2)], th.zeros(3))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.integers(1, 5), st.integers(0, 1000))
+def test_a_rollout_in_batches_is_the_same_problem(case, size, seed):
+    generator = th.Generator().manual_seed(seed)
+    with th.no_grad():
+        actions = th.stack([part.sample() for part in case.components()], 1).double()
+    advantages = th.randn(len(case.inputs), dtype=th.float64, generator=generator)
+    whole, cut = (surrogate_problem(case, actions, advantages, n) for n in (None, size))
+    assert_close(cut.gradient, whole.gradient, rtol=1e-10, atol=1e-13)
+    assert cut.objective == pytest.approx(whole.objective, rel=1e-10, abs=1e-13)
+    assert cut.entropy == pytest.approx(whole.entropy, rel=1e-10)
+    expected = (case.weights * sum(part.entropy() for part in case.components())).sum().item()
+    assert whole.entropy == pytest.approx(expected, rel=1e-6)
+    v = th.randn(whole.gradient.shape, dtype=th.float64, generator=generator)
+    assert_close(cut.fisher_vector_product(v), whole.fisher_vector_product(v), rtol=1e-10, atol=1e-13)
+    with th.no_grad():
+        for parameter in case.parameters:
+            parameter += 0.1
+    assert_close(th.tensor(cut.evaluate()), th.tensor(whole.evaluate()), rtol=1e-9, atol=1e-12)

@@ -1,0 +1,73 @@
+"""Observations, tensors or dictionaries of them, cut into batches that fit into memory."""
+
+from itertools import pairwise
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+Observations: TypeAlias = Tensor | dict[str, Tensor]
+Rows = TypeVar("Rows", bound=Observations)
+
+BATCH_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+"""What a batch's activations may take: an update needs memory for one batch, whatever the length of the rollout."""
+
+
+def n_rows(observations: Observations) -> int:
+    """How many rows there are."""
+    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
+
+
+def first_rows(observations: Rows, count: int = 2) -> Rows:
+    """The first rows."""
+    return select(observations, slice(count))
+
+
+def every(stride: int, observations: Rows) -> Rows:
+    """Every ``stride``-th row."""
+    return select(observations, slice(None, None, stride))
+
+
+def select(observations: Rows, rows: Any) -> Rows:
+    """The rows of a slice or of a tensor of numbers."""
+    if isinstance(observations, dict):
+        return {key: value[rows] for key, value in observations.items()}  # type: ignore[return-value]
+    return observations[rows]  # type: ignore[return-value]
+
+
+def whole_rollout(buffer: RolloutBuffer) -> Any:
+    """All steps of ``buffer`` in its own order, in the form that its ``get`` yields."""
+    next(buffer.get(batch_size=1))  # has the buffer flatten its arrays
+    return buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
+
+
+def slices(count: int, bytes_per_row: int, device: th.device) -> list[slice]:
+    """Consecutive slices of ``count`` rows, equal up to one row, each of about `BATCH_BYTES`."""
+    room = BATCH_BYTES.get(device.type, BATCH_BYTES["cpu"])
+    n_batches = min(count, max(1, -(-count * bytes_per_row // room)))
+    ends = [count * index // n_batches for index in range(n_batches + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+class SavedBytes(th.autograd.graph.saved_tensors_hooks):
+    """Counts the memory that graphs built inside the block keep for their reverse pass, parameters aside."""
+
+    nbytes: int
+
+    def __init__(self, policy: ActorCriticPolicy):
+        self.nbytes = 0
+        own = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
+
+        def count(tensor: Tensor) -> Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:
+                self.nbytes += tensor.nbytes
+            return tensor
+
+        super().__init__(count, lambda tensor: tensor)
+
+    def __enter__(self) -> "SavedBytes":  # type: ignore[override]
+        super().__enter__()
+        return self

@@ -1,0 +1,93 @@
+"""Actors and critics of Stable-Baselines3 that are plain perceptrons, seen as such.
+
+What is found here is computed in closed form elsewhere; anything out of the ordinary is left to the policy's own code.
+"""
+
+from collections.abc import Iterable
+
+import torch as th
+from stable_baselines3.common import distributions as sb3
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import nn
+
+from sb3_trpo.core.mlp import Layer, Mlp
+
+ELEMENTWISE_ACTIVATIONS = (
+    nn.Tanh,
+    nn.ReLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.SiLU,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Mish,
+    nn.SELU,
+    nn.CELU,
+    nn.Hardtanh,
+    nn.Softsign,
+    nn.Identity,
+)
+
+KNOWN_DISTRIBUTIONS = (
+    sb3.DiagGaussianDistribution,
+    sb3.CategoricalDistribution,
+    sb3.MultiCategoricalDistribution,
+    sb3.BernoulliDistribution,
+)
+
+
+def actor_mlp(policy: ActorCriticPolicy) -> Mlp | None:
+    """The actor as a perceptron, with a Gaussian's log std as its free parameter; None unless all of it trains."""
+    own_methods = ("get_distribution", "extract_features", "_get_action_dist_from_latent")
+    if type(policy.action_dist) not in KNOWN_DISTRIBUTIONS or not _is_plain(
+        policy, own_methods, policy.pi_features_extractor
+    ):
+        return None
+    layers = _layers(policy.mlp_extractor.policy_net, policy.action_net)
+    if layers is None:
+        return None
+    free = (policy.log_std,) if type(policy.action_dist) is sb3.DiagGaussianDistribution else ()
+    mlp = Mlp(layers, free)
+    return mlp if all(parameter.requires_grad for parameter in mlp.parameters) else None
+
+
+def critic_mlp(policy: ActorCriticPolicy) -> Mlp | None:
+    """The critic as a perceptron of one output, trainable or not."""
+    if not _is_plain(policy, ("predict_values", "extract_features"), policy.vf_features_extractor):
+        return None
+    layers = _layers(policy.mlp_extractor.value_net, policy.value_net)
+    return None if layers is None else Mlp(layers)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than the module's own code runs when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_plain(policy: ActorCriticPolicy, methods: tuple[str, ...], extractor: nn.Module) -> bool:
+    """Whether ``policy`` flattens its observations and has Stable-Baselines3's own ``methods`` and `MlpExtractor`."""
+    return (
+        all(getattr(getattr(policy, name), "__func__", None) is getattr(ActorCriticPolicy, name) for name in methods)
+        and type(policy.mlp_extractor) is MlpExtractor
+        and type(extractor) is FlattenExtractor
+    )
+
+
+def _layers(hidden: nn.Module, head: nn.Module) -> tuple[Layer, ...] | None:
+    """The layers of a sequence of linear maps and elementwise activations, or None if it is anything else."""
+    if has_hooks(hidden) or not isinstance(hidden, Iterable):
+        return None
+    layers: list[Layer] = []
+    for module in [*hidden, head]:
+        if has_hooks(module) or getattr(module, "inplace", False):
+            return None
+        if type(module) is nn.Linear and module.bias is not None and module.weight.dtype in (th.float32, th.float64):
+            layers.append(Layer(module.weight, module.bias, None))
+        elif type(module) in ELEMENTWISE_ACTIVATIONS and layers and layers[-1].activation is None:
+            layers[-1] = layers[-1]._replace(activation=module)
+        else:
+            return None
+    tensors = [id(tensor) for layer in layers for tensor in (layer.weight, layer.bias)]
+    return tuple(layers) if len(set(tensors)) == len(tensors) else None

@@ -1,0 +1,52 @@
+"""Elementwise activations of a perceptron and their slopes, in place on numpy arrays.
+
+Tanh and ReLU, which nearly every policy uses, are written out: numpy's vectorised tanh is several times faster than
+torch's on a CPU. Any other elementwise activation is evaluated by torch on the same memory.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch as th
+from torch import Tensor, nn
+
+Activation: TypeAlias = Callable[[Tensor], Tensor]
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+def activate(activation: Activation | None, z: Array) -> None:
+    """Replace ``z`` by ``phi(z)``; None is the identity."""
+    if activation is None:
+        return
+    if type(activation) is nn.Tanh:
+        np.tanh(z, out=z)
+    elif type(activation) is nn.ReLU:
+        np.maximum(z, 0.0, out=z)
+    else:
+        with th.no_grad():
+            z[...] = activation(th.from_numpy(z)).numpy()
+
+
+def activate_with_slope(activation: Activation, z: Array, slope: Array) -> None:
+    """Replace ``z`` by ``phi(z)`` and write ``phi'(z)`` into ``slope``."""
+    if type(activation) is nn.Tanh:
+        np.tanh(z, out=z)
+        np.multiply(z, z, out=slope)
+        np.subtract(1.0, slope, out=slope)
+    elif type(activation) is nn.ReLU:
+        np.greater(z, 0.0, out=slope)
+        np.maximum(z, 0.0, out=z)
+    else:
+        value, derivative = value_and_slope(activation, th.from_numpy(z))
+        slope[...] = derivative.numpy()
+        z[...] = value.numpy()
+
+
+def value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+    """``phi(z)`` and ``phi'(z)`` on any device; ``z`` is left as it is."""
+    with th.enable_grad():
+        z = z.detach().requires_grad_()
+        value = activation(z)
+        (slope,) = th.autograd.grad(value, z, th.ones_like(value))
+    return value.detach(), slope

@@ -1,0 +1,64 @@
+"""`benchmarks.speed`: the arithmetic of its tables, and the whole command on a small scale."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speed_plot import Measurement, Table, read, read_conditions, replace_row
+
+ROOT = Path(__file__).parent.parent
+
+
+def seconds(row, contestant, values, metric="update_s", size=0):
+    return [Measurement(row, contestant, k, metric, value, size) for k, value in enumerate(values)]
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_repetitions():
+    table = Table([*seconds("train64", "sb3_trpo", [1, 2, 10]), *seconds("train64", "sb3_contrib", [5, 4, 30])])
+    assert table.median("train64", "sb3_trpo", "update_s") == 2
+    assert table.ratio("train64", ("sb3_contrib", "update_s"), ("sb3_trpo", "update_s")) == 3  # of 5, 2, 3
+
+
+def test_the_slope_is_the_exponent_of_a_power_law():
+    sizes = (1024, 4096, 65536)
+    table = Table([m for n in sizes for m in seconds("scaling", "sb3_trpo", [3e-5 * n**1.5], "update_s by rows", n)])
+    assert table.slope("sb3_trpo", "rows") == pytest.approx(1.5)
+
+
+def test_measuring_a_row_again_replaces_this_row_only(tmp_path):
+    first, other = seconds("train64", "sb3_trpo", [1.0, 2.0]), seconds("memory", "sb3_trpo", [3.0])
+    replace_row(tmp_path, "memory", other, {"runs": 1})
+    replace_row(tmp_path, "train64", first, {"runs": 2})
+    assert read(tmp_path) == [*first, *other]
+    again = seconds("train64", "sb3_trpo", [4.0])
+    replace_row(tmp_path, "train64", again, {"runs": 1})
+    assert read(tmp_path) == [*again, *other]
+    assert read_conditions(tmp_path) == {"train64": {"runs": 1}, "memory": {"runs": 1}}
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_leaves_figures_tables_and_what_they_are_made_of(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.speed", "--output", str(tmp_path)]
+    options = ["--quick", "--only", "cartpole", "train64"]
+    measured = subprocess.run([*command, *options], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "warning" not in measured.stderr, "the replayed actions did not visit the same states"
+    assert {path.name for path in tmp_path.iterdir()} == {"measurements.csv", "conditions.json", "learn.png"}
+    with (tmp_path / "measurements.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    found = {(row["row"], row["contestant"], row["metric"]) for row in rows}
+    for contestant in ("sb3_trpo", "sb3_contrib"):
+        parts = ("learn_us", "environment_us", "rollout_us", "actor_us", "critic_us")
+        assert {("cartpole", contestant, part) for part in parts} <= found
+        assert {("train64", contestant, part) for part in ("update_s", "actor_s", "critic_s", "cg_steps")} <= found
+    assert ("cartpole", "ppo", "learn_us") in found
+    assert json.loads((tmp_path / "conditions.json").read_text())["cartpole"]["quick"]
+    assert "| work | sb3_trpo | sb3-contrib | ratio | reach |" in measured.stdout
+
+    (tmp_path / "learn.png").unlink()
+    drawn = subprocess.run([*command, "--plot-only"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert drawn.stdout == measured.stdout
+    assert (tmp_path / "learn.png").exists()

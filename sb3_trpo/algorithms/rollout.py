@@ -91,7 +91,17 @@ def collect(
     acting, version = _acting(algorithm, n_rollout_steps), _version(policy)  # after the callback, which may change both
     store = _store_observations(rollout_buffer)
     time_limits: list[TimeLimit] = []
-    values = log_probs = None  # known when the rollout is over; named for callbacks
+    callback.update_locals(
+        {
+            "self": algorithm,
+            "env": env,
+            "callback": callback,
+            "rollout_buffer": rollout_buffer,
+            "n_rollout_steps": n_rollout_steps,
+            "values": None,  # known when the rollout is over
+            "log_probs": None,
+        }
+    )
     n_steps = 0
     with lean_stepping(env):
         while n_steps < n_rollout_steps:
@@ -105,7 +115,9 @@ def collect(
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             algorithm.num_timesteps += env.num_envs
 
-            callback.update_locals({**locals(), "self": algorithm})
+            step = {"actions": actions, "clipped_actions": clipped_actions, "n_steps": n_steps}
+            outcome = {"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
+            callback.update_locals(step | outcome)
             if not callback.on_step():
                 return False
 
@@ -132,7 +144,7 @@ def collect(
         )
     values = _evaluate(algorithm, acting, rollout_buffer, time_limits, new_obs)
     _estimate_advantages(rollout_buffer, values, dones)
-    callback.update_locals({**locals(), "self": algorithm})
+    callback.update_locals({"values": values, "n_steps": n_steps})
     callback.on_rollout_end()
     return True
 

@@ -6,10 +6,11 @@ Symbols: A (P, P), b and x (P,), r = b - A x the residual, p the search directio
 Differs from sb3-contrib: starts from zero and draws no random numbers, stops on a *relative* residual, guards
 against curvature that is not positive, never writes into ``b``, and says how it ended.
 
-On an accelerator nothing waits for the device until the last step: how the method stands is a tensor, and steps after
-its end leave the iterate alone. On a CPU, where looking costs nothing, the loop ends there.
+Two loops do the same: one on a CPU, which stops as soon as it can, and one on an accelerator, which never waits for
+the device and therefore goes on to the last step.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -60,41 +61,83 @@ def conjugate_gradient(
     """
     x = th.zeros_like(b) if x0 is None else x0.clone()
     r = b.clone() if x0 is None else b - matrix_vector_product(x)
+    iterate = _iterate_on_host if b.is_cpu else _iterate_on_device
+    x, r, status, steps = iterate(matrix_vector_product, b, x, r, max_steps, tolerance, preconditioner)
+    b_norm, r_norm = (float(th.linalg.vector_norm(vector)) for vector in (b, r))
+    if status is CGStatus.MAX_STEPS and r_norm <= tolerance * b_norm:
+        status = CGStatus.CONVERGED
+    return CGSolution(x, status, steps, r_norm / b_norm if b_norm > 0 else 0.0, float(th.dot(x, b - r)))
+
+
+def _iterate_on_host(
+    matrix_vector_product: LinearMap,
+    b: Tensor,
+    x: Tensor,
+    r: Tensor,
+    max_steps: int,
+    tolerance: float,
+    preconditioner: LinearMap | None,
+) -> tuple[Tensor, Tensor, CGStatus, int]:
+    """Iterate and residual at the end, how it ended, and after how many steps; scalars are Python's."""
+    target = tolerance * float(th.linalg.vector_norm(b))
+    negligible, largest_curvature = th.finfo(b.dtype).eps, 0.0
     z = r if preconditioner is None else preconditioner(r)
-    p = z
-    rz = th.dot(r, z)
-    b_norm = th.linalg.vector_norm(b)
-    r_norm = th.linalg.vector_norm(r)
-    # Along a direction this flat, compared with the others, A p is rounding error and the step would be huge.
-    negligible, largest_curvature = th.finfo(b.dtype).eps, th.zeros_like(b_norm)
+    p, rz = z, th.dot(r, z).item()
+    for steps in range(max_steps):
+        r_norm = math.sqrt(rz) if preconditioner is None and rz >= 0 else float(th.linalg.vector_norm(r))
+        if r_norm <= target:
+            return x, r, CGStatus.CONVERGED, steps
+        Ap = matrix_vector_product(p)
+        pAp = th.dot(p, Ap).item()
+        if not (math.isfinite(pAp) and math.isfinite(rz)):
+            return x, r, CGStatus.NON_FINITE, steps
+        curvature = pAp / th.dot(p, p).item()
+        largest_curvature = max(largest_curvature, curvature)
+        if curvature <= negligible * largest_curvature or rz <= 0:
+            return x, r, CGStatus.NON_POSITIVE_CURVATURE, steps
+        x = th.add(x, p, alpha=rz / pAp)
+        r = th.sub(r, Ap, alpha=rz / pAp)
+        z = r if preconditioner is None else preconditioner(r)
+        rz_next = th.dot(r, z).item()
+        p = th.add(z, p, alpha=rz_next / rz)
+        rz = rz_next
+    return x, r, CGStatus.MAX_STEPS, max_steps
+
+
+def _iterate_on_device(
+    matrix_vector_product: LinearMap,
+    b: Tensor,
+    x: Tensor,
+    r: Tensor,
+    max_steps: int,
+    tolerance: float,
+    preconditioner: LinearMap | None,
+) -> tuple[Tensor, Tensor, CGStatus, int]:
+    """The same on an accelerator, which the host does not wait for until the last step is under way.
+
+    How the iteration stands is a tensor, and steps after its end change nothing.
+    """
     status = th.zeros((), dtype=th.int8, device=b.device)
     steps = th.zeros((), dtype=th.int32, device=b.device)
-
+    target = tolerance * th.linalg.vector_norm(b)
+    negligible, largest_curvature = th.finfo(b.dtype).eps, th.zeros_like(target)
+    z = r if preconditioner is None else preconditioner(r)
+    p, rz = z, th.dot(r, z)
     for _ in range(max_steps):
-        status = th.where((status == RUNNING) & (r_norm <= tolerance * b_norm), CONVERGED, status)
-        if b.is_cpu and status != RUNNING:
-            break
+        status = th.where((status == RUNNING) & (th.linalg.vector_norm(r) <= target), CONVERGED, status)
         Ap = matrix_vector_product(p)
         pAp = th.dot(p, Ap)
         curvature = pAp / th.dot(p, p)
         largest_curvature = th.maximum(largest_curvature, curvature)
-        is_finite = th.isfinite(pAp) & th.isfinite(rz)
         is_flat = (curvature <= negligible * largest_curvature) | (rz <= 0)
-        breakdown = th.where(is_finite, th.where(is_flat, FLAT, RUNNING), NON_FINITE)
+        breakdown = th.where(th.isfinite(pAp) & th.isfinite(rz), th.where(is_flat, FLAT, RUNNING), NON_FINITE)
         status = th.where(status == RUNNING, breakdown, status)
         moves = status == RUNNING
-        alpha = rz / pAp
-        x = th.where(moves, x + alpha * p, x)
-        r = th.where(moves, r - alpha * Ap, r)
+        x = th.where(moves, x + rz / pAp * p, x)
+        r = th.where(moves, r - rz / pAp * Ap, r)
         z = r if preconditioner is None else preconditioner(r)
         rz_next = th.dot(r, z)
         p = z + (rz_next / rz) * p
         rz = rz_next
-        r_norm = th.linalg.vector_norm(r)
         steps = steps + moves
-
-    ending = STATUSES[int(status)]
-    if ending is CGStatus.MAX_STEPS and r_norm <= tolerance * b_norm:
-        ending = CGStatus.CONVERGED
-    residual = float(r_norm) / float(b_norm) if b_norm > 0 else 0.0
-    return CGSolution(x, ending, int(steps), residual, float(th.dot(x, b - r)))
+    return x, r, STATUSES[int(status)], int(steps)

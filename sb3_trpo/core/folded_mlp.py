@@ -17,7 +17,7 @@ import numpy as np
 import torch as th
 from torch import Tensor
 
-from sb3_trpo.core.activations import Array, activate, activate_with_slope
+from sb3_trpo.core.activations import Array, activate_with_slope, in_numpy
 from sb3_trpo.core.mlp import Mlp
 
 
@@ -44,6 +44,18 @@ class FoldedMlp:
         """(K, n), written by `forward`."""
         self._cotangents = [np.empty_like(hidden) for hidden in self._hidden]
         self._slopes = [np.empty_like(hidden[:-1]) for hidden in self._hidden]
+        kernels = [None if activation is None else in_numpy(activation) for activation in self._activations]
+        self._layers = list(
+            zip(
+                self._blocks,
+                [self.inputs, *self._hidden[:-1]],
+                [hidden[:-1] for hidden in self._hidden],
+                kernels,
+                self._activations,
+                self._slopes,
+                strict=True,
+            )
+        )
 
     def for_rows(self, n_rows: int) -> "FoldedMlp":
         """The same weights and the same gradient for batches of another size."""
@@ -55,25 +67,18 @@ class FoldedMlp:
 
     def forward(self) -> Array:
         """The value (K, n) at ``inputs``."""
-        x = self.inputs
-        for block, hidden, activation in zip(self._blocks, self._hidden, self._activations, strict=True):
-            z = hidden[:-1]
-            np.dot(block, x, out=z)
-            activate(activation, z)
-            x = hidden
+        for block, below, z, activation, _, _ in self._layers:
+            np.dot(block, below, z)
+            if activation is not None:
+                activation(z, z)
         return self.output
 
     def forward_with_slopes(self) -> Array:
         """`forward`, and what `backward` needs."""
-        x = self.inputs
-        for block, hidden, activation, slope in zip(
-            self._blocks, self._hidden, self._activations, self._slopes, strict=True
-        ):
-            z = hidden[:-1]
-            np.dot(block, x, out=z)
-            if activation is not None:
-                activate_with_slope(activation, z, slope)
-            x = hidden
+        for block, below, z, _, phi, slope in self._layers:
+            np.dot(block, below, z)
+            if phi is not None:
+                activate_with_slope(phi, z, slope)
         return self.output
 
     def backward(self, cotangent: Array) -> None:

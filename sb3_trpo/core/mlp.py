@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch as th
 from torch import Tensor
 
-from sb3_trpo.core.activations import Activation, activate, activate_with_slope, value_and_slope
+from sb3_trpo.core.activations import Activation, activate_with_slope, in_numpy, value_and_slope
 from sb3_trpo.core.distributions import Tangents
 from sb3_trpo.core.parameters import unflatten
 
@@ -59,7 +59,7 @@ class Mlp(NamedTuple):
         for weight, bias, activation in self.layers:
             x = th.addmm(bias, x, weight.t())
             if activation is not None and x.is_cpu and not x.requires_grad:
-                activate(activation, x.numpy())
+                in_numpy(activation)(x.numpy(), x.numpy())
             elif activation is not None:
                 x = activation(x)
         return x

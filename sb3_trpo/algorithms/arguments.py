@@ -77,6 +77,12 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], article: st
         raise ValueError(f"{name}={value!r} must be {article}")
 
 
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse anything but one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
 def check_class(name: str, value: Any, base: type) -> None:
     """Refuse anything but a subclass of ``base``."""
     if not (isinstance(value, type) and issubclass(value, base)):
@@ -136,6 +142,7 @@ CHECKS: dict[str, Check] = {
     "device": check_device,
     "cg_tolerance": _number("in [0, 1)", lambda x: 0 <= x < 1),
     "fast_rollout": _boolean,
+    "cg_preconditioner": partial(check_choice, choices=("kronecker", None)),
     "max_grad_norm": optional(_number("> 0, or None for no limit", lambda x: x > 0)),
 }
 

@@ -83,6 +83,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         Stable-Baselines3's own loop (see `sb3_trpo.algorithms.rollout`)
     :param critic: how the critic is fitted: ``"minibatch"`` by the policy's optimiser, ``"gauss_newton"`` by
         natural-gradient steps on the whole rollout, or a class like those in `sb3_trpo.algorithms.critic`
+    :param cg_preconditioner: ``"kronecker"`` has conjugate gradient converge sooner by Kronecker factors of the Fisher
+        matrix of a perceptron; a solution closer to the exact one is not always the better step, hence None
     :param critic_kwargs: further arguments of the fit, such as ``{"holdout": 0.1}``
     :raises ValueError: for an argument of a wrong type or value, an unsupported action space, or a policy whose
         distribution has no KL divergence
@@ -126,6 +128,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         fast_rollout: bool = True,
         critic: str | type[Regression] = "minibatch",
         critic_kwargs: dict[str, Any] | None = None,
+        cg_preconditioner: str | None = None,
     ):
         arguments.check_arguments(locals())
         if env is None and _init_setup_model:
@@ -171,6 +174,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self.radius = radius
         self.radius_kwargs = radius_kwargs
         self.fast_rollout = fast_rollout
+        self.cg_preconditioner = cg_preconditioner
         self.critic = critic
         self.critic_kwargs = critic_kwargs
         self.radius_controller = None
@@ -220,6 +224,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             cg_tolerance=self.cg_tolerance,
             shrinking_factor=self.line_search_shrinking_factor,
             max_candidates=self.line_search_max_iter,
+            precondition=self.cg_preconditioner == "kronecker",
         )
         self.radius_controller.update(step)  # type: ignore[union-attr]  # set in _setup_model
         actor_done = time.perf_counter()

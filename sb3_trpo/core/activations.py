@@ -5,7 +5,6 @@ torch's on a CPU. Any other elementwise activation is evaluated by torch on the 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,13 +20,17 @@ def in_numpy(activation: Activation) -> Callable[[Array, Array], Any]:
     if type(activation) is nn.Tanh:
         return np.tanh
     if type(activation) is nn.ReLU:
-        return partial(np.maximum, 0.0)
+        return _relu
 
     def by_torch(z: Array, out: Array) -> None:
         with th.no_grad():
             out[...] = activation(th.from_numpy(z)).numpy()
 
     return by_torch
+
+
+def _relu(z: Array, out: Array) -> None:
+    np.maximum(z, 0.0, out=out)
 
 
 def activate_with_slope(activation: Activation, z: Array, slope: Array) -> None:

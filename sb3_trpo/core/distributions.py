@@ -13,6 +13,7 @@ The metric is the Hessian of ``D(phi || phi')`` in phi' at phi' = phi.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch as th
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Tangents = tuple[Tensor, ...]
+Metric = Callable[[Tangents], Tangents]
+"""Tangents of distribution parameters -> cotangents in the same shapes."""
 
 
 class Distribution(Protocol):

@@ -12,12 +12,15 @@ At the policy itself F is the Hessian of the mean KL(old || new), and it is posi
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch as th
 from torch import Tensor
 
 from sb3_trpo.core.distributions import Distribution, MetricDistribution, Tangents
+from sb3_trpo.core.kronecker import Factors
+from sb3_trpo.core.mlp import MlpJacobian
 from sb3_trpo.core.parameters import flat_gradient
 from sb3_trpo.core.surrogate import weighted_mean
 
@@ -41,6 +44,9 @@ class Linearization(Protocol):
 
     def fisher_vector_product(self, v: Tensor, weights: Tensor) -> Tensor:
         """``sum_n w_n J_n^T M_n J_n v`` (P,), without damping, for weights (N,)."""
+
+    def kronecker_factors(self, weights: Tensor) -> Factors | None:
+        """Factors of that matrix, for weights (N,); None where it has no such structure."""
 
 
 class Linearizations:
@@ -114,6 +120,12 @@ class GaussNewton:
         MJv = self.distribution.fisher_metric(Jv, weights)
         return self.jacobian.vjp(MJv)
 
+    def kronecker_factors(self, weights: Tensor) -> Factors | None:
+        """For a perceptron."""
+        if not isinstance(self.jacobian, MlpJacobian):
+            return None
+        return self.jacobian.kronecker_factors(partial(self.distribution.fisher_metric, weights=weights), weights)
+
 
 class DoubleBackprop:
     """Linearization by the graph of a distribution of which only torch's KL formula is known.
@@ -142,6 +154,9 @@ class DoubleBackprop:
                 kl = weighted_mean(self.distribution.kl_divergence(self._attached), weights)
             self._kl_gradient = weights, flat_gradient([kl], self._parameters, create_graph=True)
         return flat_gradient([th.dot(self._kl_gradient[1], v)], self._parameters, retain_graph=True)
+
+    def kronecker_factors(self, weights: Tensor) -> None:
+        """None: nothing is known of the structure."""
 
 
 class AutogradJacobian:

@@ -21,7 +21,8 @@ import torch as th
 from torch import Tensor
 
 from sb3_trpo.core.activations import Activation, activate_with_slope, in_numpy, value_and_slope
-from sb3_trpo.core.distributions import Tangents
+from sb3_trpo.core.distributions import Metric, Tangents
+from sb3_trpo.core.kronecker import STATES, WIDEST, Factors
 from sb3_trpo.core.parameters import unflatten
 
 
@@ -121,6 +122,36 @@ class MlpJacobian:
         for part, cotangent in zip(parts[2 * len(self._weights) :], free, strict=True):
             part.copy_(cotangent)
         return gradient
+
+    def kronecker_factors(self, metric: Metric, weights: Tensor) -> Factors | None:
+        """Those of every k-th of the N states such that about `kronecker.STATES` remain; None for wide layers.
+
+        :param metric: tangents -> weighted cotangents, in the shapes of ``(mlp(x), *free)``
+        :param weights: (N,), those in ``metric``
+        """
+        if max(max(weight.shape) for weight in self._weights) > WIDEST:
+            return None
+        n, k = self.output.shape
+        some = slice(None, None, max(1, n // STATES))
+        free = [part for part in self._like[2 * len(self._weights) :]]
+        unit = th.eye(k, dtype=self.output.dtype, device=self.output.device)
+        none = [th.zeros_like(tensor) for tensor in free]
+        # B = d z_L / d z_l and MB = M B, (n, K, H), from the output down
+        B = unit.expand(len(weights[some]), k, k)
+        MB = th.stack([metric((e.expand(n, k), *none))[0][some] for e in unit], 2)
+        layers: list[tuple[Tensor, Tensor]] = []
+        for layer in reversed(range(len(self._weights))):
+            slope = self._slopes[layer]
+            if slope is not None:
+                B, MB = B * slope[some].unsqueeze(1), MB * slope[some].unsqueeze(1)
+            G = B.flatten(0, 1).t() @ MB.flatten(0, 1)
+            a = self._inputs[layer][some]
+            a = th.cat([a, th.ones_like(a[:, :1])], 1)
+            layers.insert(0, ((weights[some].unsqueeze(1) * a).t() @ a, G))
+            B, MB = B @ self._weights[layer], MB @ self._weights[layer]
+        _, *diagonals = metric((th.zeros_like(self.output), *(th.ones_like(tensor) for tensor in free)))
+        diagonal = th.cat([part.flatten() for part in diagonals]) if diagonals else self.output.new_zeros(0)
+        return Factors(layers, diagonal, weights[some].sum())
 
 
 def _value_and_slope(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ import torch as th
 from torch import Tensor
 
 from sb3_trpo.core.conjugate_gradient import CGSolution, LinearMap, conjugate_gradient
+from sb3_trpo.core.kronecker import kronecker_preconditioner
 from sb3_trpo.core.line_search import backtracking_line_search
 from sb3_trpo.core.problem import TrustRegionProblem
 from sb3_trpo.core.status import CGStatus, StepStatus
@@ -66,8 +67,7 @@ def natural_step(
     cg_tolerance: float,
     shrinking_factor: float,
     max_candidates: int,
-    preconditioner: LinearMap | None = None,
-    x0: Tensor | None = None,
+    precondition: bool = False,
 ) -> NaturalStep:
     """Take the largest natural-gradient step that stays inside the trust region and improves the objective.
 
@@ -78,8 +78,7 @@ def natural_step(
     :param cg_tolerance: relative residual at which conjugate gradient stops
     :param shrinking_factor: backtracking fraction in (0, 1)
     :param max_candidates: candidates the line search may try
-    :param preconditioner: r (P,) -> M^-1 r (P,) for conjugate gradient
-    :param x0: start of conjugate gradient, in units of g divided by its largest entry
+    :param precondition: conjugate gradient by the curvature's Kronecker factors, where it has some
     """
     scale = problem.gradient.abs().max()
     gradient_norm = float(th.linalg.vector_norm(problem.gradient.double()))
@@ -96,7 +95,11 @@ def natural_step(
 
     unit_gradient = problem.gradient / scale
     cg = conjugate_gradient(
-        damped, unit_gradient, max_steps=cg_max_steps, tolerance=cg_tolerance, x0=x0, preconditioner=preconditioner
+        damped,
+        unit_gradient,
+        max_steps=cg_max_steps,
+        tolerance=cg_tolerance,
+        preconditioner=_preconditioner(problem, damping) if precondition else None,
     )
     if cg.status is CGStatus.NON_FINITE or not math.isfinite(cg.curvature):
         return refused(StepStatus.NON_FINITE_DIRECTION, cg)
@@ -125,6 +128,11 @@ def natural_step(
         cg=cg,
         full_step=full_step,
     )
+
+
+def _preconditioner(problem: TrustRegionProblem, damping: float) -> LinearMap | None:
+    factors = problem.kronecker_factors()
+    return None if factors is None else kronecker_preconditioner(factors, damping)
 
 
 def _obstacle(objective: float, gradient_norm: float, radius: float) -> StepStatus | None:

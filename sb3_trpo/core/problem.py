@@ -18,6 +18,7 @@ from torch import Tensor
 from sb3_trpo.core.conjugate_gradient import LinearMap
 from sb3_trpo.core.distributions import Distribution
 from sb3_trpo.core.fisher import Linearization, Linearizations
+from sb3_trpo.core.kronecker import Factors
 from sb3_trpo.core.surrogate import weighted_mean
 
 
@@ -63,7 +64,7 @@ class Evaluation(NamedTuple):
 class TrustRegionProblem(NamedTuple):
     """``objective`` and its ``gradient`` (P,) at the old ``parameters``, curvature ``v -> F v`` of the KL there, and
     ``evaluate``, which looks at the parameters as they stand. ``entropy`` is the old policy's mean in nats, NaN
-    without a closed form.
+    without a closed form; ``kronecker_factors`` are those of the curvature, None where it has no such structure.
     """
 
     parameters: Sequence[Tensor]
@@ -71,7 +72,8 @@ class TrustRegionProblem(NamedTuple):
     gradient: Tensor
     fisher_vector_product: LinearMap
     evaluate: Callable[[], Evaluation]
-    entropy: float
+    entropy: float = math.nan
+    kronecker_factors: Callable[[], Factors | None] = lambda: None
 
 
 def constrained_problem(
@@ -113,6 +115,21 @@ def constrained_problem(
             kl = weighted_mean(old.kl_divergence(candidate), batch.weights) + kl
         return Evaluation(float(new_objective), float(kl))
 
+    def kronecker_factors() -> Factors | None:
+        total: Factors | None = None
+        for linearization, states in zip(linearizations, fisher_batches, strict=True):
+            factors = linearization.kronecker_factors(states.weights)
+            if factors is None:
+                return None
+            total = factors if total is None else total + factors
+        return total
+
     return TrustRegionProblem(
-        policy.parameters, float(objective), gradient, fisher_vector_product, evaluate, float(entropy)
+        policy.parameters,
+        float(objective),
+        gradient,
+        fisher_vector_product,
+        evaluate,
+        float(entropy),
+        kronecker_factors,
     )

@@ -210,12 +210,12 @@ class FoldedDescent:
             return
         parameters = self._mlp.parameters
         self._folded.unfold(self._folded.theta, parameters)
+        for parameter in parameters:
+            self._optimizer.state[parameter]["step"] = self._n_steps.clone()
         for key, average in self._averages.items():
             for parameter in parameters:
                 self._optimizer.state[parameter].setdefault(key, th.empty_like(parameter))
             self._folded.unfold(average, [self._optimizer.state[parameter][key] for parameter in parameters])
-        for parameter in parameters:
-            self._optimizer.state[parameter]["step"] = self._n_steps.clone()
 
     def _adam(self, group: dict[str, Any]) -> Callable[[], None]:
         """One step of Adam on the flat vectors, by the kernel behind ``torch.optim.Adam(fused=True)``."""

@@ -34,6 +34,7 @@ def test_arguments_of_sb3_contrib_keep_name_position_and_default():
         "fast_rollout",
         "critic",
         "critic_kwargs",
+        "cg_preconditioner",
     ]
     assert issubclass(TRPO, OnPolicyAlgorithm)
 

@@ -8,8 +8,9 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, cg
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_trpo.core.conjugate_gradient import conjugate_gradient
+from sb3_trpo.core.conjugate_gradient import _iterate_on_device, _iterate_on_host, conjugate_gradient
 from sb3_trpo.core.status import CGStatus
 from tests import oracles
 from tests.core.cases import cases
@@ -144,3 +145,51 @@ def test_step_limit_is_kept():
     a, b = spd(30, seed=7, condition=1e6)
     solution = solve(a, b, max_steps=4)
     assert (solution.status, solution.steps) == (CGStatus.MAX_STEPS, 4)
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often the host looks at a tensor, which on an accelerator waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is th.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+SYSTEMS = {
+    "definite": spd(8, seed=1)[0],
+    "larger": spd(30, seed=2)[0],
+    "indefinite": np.diag([1.0, -1.0, 2.0]),
+    "singular": np.diag([2.0, 0.0, 1.0]),
+    "zero": np.zeros((3, 3)),
+    "nan": np.full((3, 3), np.nan),
+}
+
+
+@pytest.mark.parametrize("system", list(SYSTEMS))
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_the_loop_of_an_accelerator_finds_the_same_and_the_host_looks_only_at_its_end(system, preconditioned):
+    matrix = th.as_tensor(SYSTEMS[system])
+    b = th.linspace(1.0, 2.0, len(matrix), dtype=th.float64)
+    scale = th.linspace(0.5, 1.5, len(matrix), dtype=th.float64)
+    preconditioner = (lambda r: scale * r) if preconditioned else None
+    products = []
+
+    def product(v):
+        products.append(v)
+        return matrix @ v
+
+    for max_steps in (1, 5, 12):  # rounding errors grow beyond
+        arguments = (product, b, th.zeros_like(b), b.clone(), max_steps, 1e-4, preconditioner)
+        x, r, status, steps = _iterate_on_host(*arguments)
+        products.clear()
+        with Looks() as looks:
+            other_x, other_r, other_status, other_steps = _iterate_on_device(*arguments)
+        assert looks.count == 2  # the status and the number of steps
+        assert len(products) == max_steps
+        assert (other_status, other_steps) == (status, steps)
+        th.testing.assert_close(other_x, x, rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(other_r, r, rtol=1e-5, atol=1e-6)

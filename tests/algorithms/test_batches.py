@@ -1,0 +1,83 @@
+"""An update in batches, with or without what is kept between products, is the update of the whole rollout."""
+
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
+
+from sb3_trpo.algorithms import batches, on_policy
+from sb3_trpo.algorithms import critic as critic_module
+from sb3_trpo.algorithms.batches import SavedBytes, slices
+from sb3_trpo.core import fisher
+from tests.algorithms.capture import captured_steps
+from tests.algorithms.kinds import KINDS, collect, make_model
+
+
+@given(st.integers(1, 300), st.integers(1, 10**7), st.sampled_from(["cpu", "cuda"]))
+def test_slices_cover_every_row_once_and_keep_to_their_size(count, bytes_per_row, device):
+    parts = slices(count, bytes_per_row, th.device(device))
+    assert [row for part in parts for row in range(count)[part]] == list(range(count))
+    room = batches.BATCH_BYTES[device]
+    assert all(part.stop - part.start <= room // bytes_per_row + 1 for part in parts)
+    assert len(parts) <= -(-count * bytes_per_row // room) + 1
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kept_bytes", [0, 10**9])
+@pytest.mark.parametrize("critic", ["minibatch", "gauss_newton"])
+def test_an_update_in_batches_is_the_same_update(kind, kept_bytes, critic, monkeypatch):
+    kwargs = {"steps": 1, "holdout": 0.0} if critic == "gauss_newton" else None
+
+    def update():
+        model = collect(make_model(kind, critic=critic, critic_kwargs=kwargs))
+        np.random.seed(0)  # noqa: NPY002  # the critic shuffles with the global generator
+        with captured_steps() as steps:
+            model.train()
+        return steps[0], th.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    whole, weights = update()
+    cuts = []
+
+    def three(count, bytes_per_row, device):
+        cuts.append(count)
+        return slices(count, 3, device)
+
+    monkeypatch.setitem(batches.BATCH_BYTES, "cpu", 64)  # 64 rows of three bytes: three batches
+    monkeypatch.setattr(fisher, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(on_policy, "slices", three)
+    monkeypatch.setattr(critic_module, "slices", three)
+    cut, cut_weights = update()
+    assert len(cuts) == 1 + (kind == "dict_sub_sampled") + (critic == "gauss_newton")
+    assert whole.step.status is cut.step.status
+    th.testing.assert_close(cut.problem.gradient, whole.problem.gradient, rtol=1e-3, atol=1e-6)
+    scale = float(whole.step.full_step.abs().max())
+    th.testing.assert_close(cut.step.full_step, whole.step.full_step, rtol=1e-2, atol=2e-3 * scale)
+    th.testing.assert_close(cut_weights, weights, rtol=1e-2, atol=2e-3 * max(scale, 1e-2))
+
+
+def test_the_memory_of_a_graph_is_counted_without_the_parameters():
+    model = make_model("image")
+    observations = th.zeros(4, 1, 36, 36, dtype=th.uint8)
+    with SavedBytes(model.policy) as saved:
+        model.policy.get_distribution(observations)
+    pixels = 4 * 4 * 36 * 36
+    assert pixels < saved.nbytes < 20 * pixels
+    with SavedBytes(model.policy) as nothing, th.no_grad():
+        model.policy.get_distribution(observations)
+    assert nothing.nbytes == 0
+
+
+def test_numpy_multiplies_on_one_thread_during_rollouts_and_updates_and_as_before_afterwards(monkeypatch):
+    def threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    before, seen = threads(), []
+    model = make_model("box")
+    monkeypatch.setattr(model, "_update_info_buffer", lambda *args: seen.append(threads()))
+    original = model._pose_problem
+    monkeypatch.setattr(model, "_pose_problem", lambda *args: seen.append(threads()) or original(*args))
+    model.learn(64)
+    assert seen == [{1}] * 33
+    assert threads() == before

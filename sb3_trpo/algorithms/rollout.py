@@ -171,7 +171,8 @@ class PerceptronActing:
         self._head = action_head(policy)
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
         self._folded = FoldedMlp(mlp, n_envs)
-        self._rows = self._folded.inputs[:-1].T
+        self._columns = self._folded.as_columns(np.empty((n_envs, mlp.layers[0].weight.shape[1])))
+        self._rows = self._columns[:-1].T
         self._output = self._folded.output
         self._sampler = sampler(self._head(th.empty(0, mlp.n_outputs)), n_steps, n_envs)
 
@@ -181,7 +182,7 @@ class PerceptronActing:
         :raises ValueError: when the output is NaN or infinite; -inf is a mask where it is a logit
         """
         self._rows[:] = observations.reshape(self._rows.shape)
-        self._folded.forward()
+        self._folded.forward(self._columns)
         if not np.isfinite(self._output).all():
             _refuse_what_is_not_finite(self._output, step)
         return self._sampler.sample(self._output, step).reshape(self._shape)

@@ -11,18 +11,39 @@ are ``[W_l b_l]``, (out, in + 1).
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from torch import Tensor
 
-from sb3_trpo.core.activations import Array, activate_with_slope, in_numpy
+from sb3_trpo.core.activations import Activation, Array, activate_with_slope, in_numpy
 from sb3_trpo.core.mlp import Mlp
 
 
+class Room(NamedTuple):
+    """A layer's arrays.
+
+    ``block`` [W b] and its ``gradient``; ``value`` (H + 1, n), whose last row is one, and ``z``, the other rows of it;
+    ``slope`` (H, n); ``cotangent`` (H + 1, n). ``kernel`` is ``activation`` in numpy, both None for the identity.
+    """
+
+    block: Array
+    gradient: Array
+    value: Array
+    z: Array
+    activation: Activation | None
+    kernel: Callable[[Array, Array], Any] | None
+    slope: Array
+    cotangent: Array
+
+
 class FoldedMlp:
-    """A copy of ``mlp``, which must be on a CPU, for batches of ``n_rows``."""
+    """A copy of ``mlp``, which must be on a CPU, for batches of ``n_rows``.
+
+    Inputs and outputs are columns: `as_columns` brings rows (n, D) into the form (D + 1, n) that is wanted here.
+    """
 
     def __init__(self, mlp: Mlp, n_rows: int):
         self._activations = [layer.activation for layer in mlp.layers]
@@ -31,31 +52,19 @@ class FoldedMlp:
         """Weights and biases (P,)."""
         self.gradient = np.zeros_like(self.theta)
         """Derivatives (P,) in the layout of ``theta``, written by `backward`."""
-        self._blocks, self._gradients = self._cut(self.theta), self._cut(self.gradient)
         self._make_room(n_rows)
 
     def _make_room(self, n_rows: int) -> None:
-        dtype = self.theta.dtype
         self.n_rows = n_rows
-        self.inputs = np.ones((self._shapes[0][1], n_rows), dtype)
-        """(D + 1, n): write the rows into ``inputs[:-1]`` as columns."""
-        self._hidden = [np.ones((width + 1, n_rows), dtype) for width, _ in self._shapes]
-        self.output = self._hidden[-1][:-1]
-        """(K, n), written by `forward`."""
-        self._cotangents = [np.empty_like(hidden) for hidden in self._hidden]
-        self._slopes = [np.empty_like(hidden[:-1]) for hidden in self._hidden]
-        kernels = [None if activation is None else in_numpy(activation) for activation in self._activations]
-        self._layers = list(
-            zip(
-                self._blocks,
-                [self.inputs, *self._hidden[:-1]],
-                [hidden[:-1] for hidden in self._hidden],
-                kernels,
-                self._activations,
-                self._slopes,
-                strict=True,
-            )
-        )
+        self._rooms = []
+        layers = zip(self._cut(self.theta), self._cut(self.gradient), self._activations, strict=True)
+        for block, gradient, activation in layers:
+            value = np.ones((len(block) + 1, n_rows), self.theta.dtype)
+            kernel = None if activation is None else in_numpy(activation)
+            slope, cotangent = np.empty_like(value[:-1]), np.empty_like(value)
+            self._rooms.append(Room(block, gradient, value, value[:-1], activation, kernel, slope, cotangent))
+        self.output = self._rooms[-1].z
+        """The value (K, n), written by `forward`."""
 
     def for_rows(self, n_rows: int) -> "FoldedMlp":
         """The same weights and the same gradient for batches of another size."""
@@ -65,34 +74,43 @@ class FoldedMlp:
         other._make_room(n_rows)
         return other
 
-    def forward(self) -> Array:
-        """The value (K, n) at ``inputs``."""
-        for block, below, z, activation, _, _ in self._layers:
-            np.dot(block, below, z)
-            if activation is not None:
-                activation(z, z)
+    def as_columns(self, rows: Array) -> Array:
+        """Rows (n, D) as columns (D + 1, n) with a last row of ones."""
+        columns = np.ones((rows.shape[1] + 1, len(rows)), self.theta.dtype)
+        columns[:-1] = rows.T
+        return columns
+
+    def forward(self, x: Array) -> Array:
+        """The value (K, n) at the columns ``x`` (D + 1, n)."""
+        for room in self._rooms:
+            np.dot(room.block, x, room.z)
+            if room.kernel is not None:
+                room.kernel(room.z, room.z)
+            x = room.value
         return self.output
 
-    def forward_with_slopes(self) -> Array:
+    def forward_with_slopes(self, x: Array) -> Array:
         """`forward`, and what `backward` needs."""
-        for block, below, z, _, phi, slope in self._layers:
-            np.dot(block, below, z)
-            if phi is not None:
-                activate_with_slope(phi, z, slope)
+        for room in self._rooms:
+            np.dot(room.block, x, room.z)
+            if room.activation is not None:
+                activate_with_slope(room.activation, room.z, room.slope)
+            x = room.value
         return self.output
 
-    def backward(self, cotangent: Array) -> None:
+    def backward(self, x: Array, cotangent: Array) -> None:
         """Write ``J^T u`` for the ``cotangent`` u (K, n) of the output into ``gradient``; u is overwritten."""
         u = cotangent
-        for layer in reversed(range(len(self._blocks))):
-            if self._activations[layer] is not None:
-                u *= self._slopes[layer]
-            below = self._hidden[layer - 1] if layer else self.inputs
-            np.dot(u, below.T, out=self._gradients[layer])
-            if layer:
-                into = self._cotangents[layer - 1]
-                np.dot(self._blocks[layer].T, u, out=into)
-                u = into[:-1]
+        for room, below in zip(self._rooms[:0:-1], self._rooms[-2::-1], strict=True):
+            if room.activation is not None:
+                u *= room.slope
+            np.dot(u, below.value.T, room.gradient)
+            np.dot(room.block.T, u, below.cotangent)
+            u = below.cotangent[:-1]
+        first = self._rooms[0]
+        if first.activation is not None:
+            u *= first.slope
+        np.dot(u, x.T, first.gradient)
 
     def fold(self, tensors: Sequence[Tensor]) -> Array:
         """``W_1, b_1, .., W_L, b_L``, or tensors like them, as a flat vector in the layout of ``theta``."""

@@ -141,8 +141,8 @@ class FoldedDescent:
         self, inputs: Array, targets: Array, mlp: Mlp, optimizer: th.optim.Optimizer, max_grad_norm: float, size: int
     ):
         self._mlp, self._optimizer, self._limit = mlp, optimizer, max_grad_norm
-        self._inputs, self._targets = inputs, targets
         self._folded = FoldedMlp(mlp, size)
+        self._columns, self._targets = self._folded.as_columns(inputs), targets
         states = [optimizer.state[parameter] for parameter in mlp.parameters]
         is_fresh = not states[0]
         self._averages = {
@@ -170,18 +170,18 @@ class FoldedDescent:
     def run(self, minibatches: Sequence[Array]) -> Pass:
         """One pass."""
         rows = np.concatenate(minibatches)
-        inputs, targets = self._inputs[rows], self._targets[rows]
+        columns, targets = self._columns[:, rows], self._targets[rows]
         total, used, skipped, start = 0.0, 0, 0, 0
         folded = self._folded
         for size in map(len, minibatches):
             folded = folded.for_rows(size)
-            folded.inputs[:-1] = inputs[start : start + size].T
-            error = folded.forward_with_slopes()
+            x = columns[:, start : start + size]
+            error = folded.forward_with_slopes(x)
             error -= targets[start : start + size]
             start += size
             loss = float(np.dot(error[0], error[0])) / size
             error *= 2.0 / size
-            folded.backward(error)
+            folded.backward(x, error)
             square = float(np.dot(folded.gradient, folded.gradient))
             if not (math.isfinite(loss) and math.isfinite(square)):
                 skipped += 1
@@ -196,8 +196,7 @@ class FoldedDescent:
     def loss(self, rows: Array) -> float:
         """Mean squared error on ``rows``."""
         folded = self._folded.for_rows(len(rows))
-        folded.inputs[:-1] = self._inputs[rows].T
-        return float(np.square(folded.forward()[0] - self._targets[rows]).mean())
+        return float(np.square(folded.forward(self._columns[:, rows])[0] - self._targets[rows]).mean())
 
     def snapshot(self) -> Callable[[], None]:
         """Note the parameters; what is returned brings them back."""

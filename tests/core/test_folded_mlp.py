@@ -25,10 +25,10 @@ def test_value_and_gradient_are_torchs(case, n_rows):
     cotangent = th.randn_like(expected)
     gradients = th.autograd.grad(expected, mlp.parameters, cotangent)
 
-    folded.inputs[:-1] = x.numpy().T
-    np.testing.assert_allclose(folded.forward().T, expected.detach(), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(folded.forward_with_slopes().T, expected.detach(), rtol=1e-12, atol=1e-12)
-    folded.backward(np.array(cotangent.numpy().T, order="C"))
+    columns = folded.as_columns(x.numpy())
+    np.testing.assert_allclose(folded.forward(columns).T, expected.detach(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(folded.forward_with_slopes(columns).T, expected.detach(), rtol=1e-12, atol=1e-12)
+    folded.backward(columns, np.array(cotangent.numpy().T, order="C"))
     np.testing.assert_allclose(folded.gradient, folded.fold(gradients), rtol=1e-10, atol=1e-12)
 
 
@@ -50,12 +50,12 @@ def test_other_batch_sizes_share_weights_and_gradient():
     small = folded.for_rows(2)
     assert folded.for_rows(4) is folded
     assert (small.n_rows, folded.n_rows) == (2, 4)
-    for one in (folded, small):
-        one.inputs[:-1] = 0.3
-    np.testing.assert_allclose(folded.forward()[:, :2], small.forward())
+    columns = folded.as_columns(np.arange(12.0).reshape(4, 3) / 10)
+    part = columns[:, :2]  # not contiguous, as the minibatches of a pass
+    np.testing.assert_allclose(folded.forward(columns)[:, :2], small.forward(part))
     folded.theta *= 0.5
-    np.testing.assert_allclose(folded.forward()[:, :2], small.forward())
-    small.forward_with_slopes()
-    small.backward(np.ones_like(small.output))
+    np.testing.assert_allclose(folded.forward(columns)[:, :2], small.forward(part))
+    small.forward_with_slopes(part)
+    small.backward(part, np.ones_like(small.output))
     assert np.abs(folded.gradient).sum() > 0
     assert small.gradient is folded.gradient

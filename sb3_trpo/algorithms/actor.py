@@ -66,9 +66,9 @@ class Actor:
             with th.no_grad():
                 jacobian = MlpJacobian(self._mlp, self._features(observations))
             return GaussNewton(jacobian, snapshot(action_head(self.policy)(jacobian.output)))
-        with unvalidated_distributions(), SavedBytes(self.policy) as saved, th.enable_grad():
+        with unvalidated_distributions(), th.enable_grad():
             attached = as_core_distribution(self.policy.get_distribution(observations))
-        nbytes = GRAPHS * saved.nbytes
+        nbytes = GRAPHS * self.bytes_per_row * n_rows(observations)
         constant = self.distribution(observations)
         if isinstance(attached, MetricDistribution) and isinstance(constant, MetricDistribution):
             return GaussNewton(AutogradJacobian(attached.parameters, self.parameters, nbytes), constant)

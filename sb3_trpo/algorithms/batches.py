@@ -64,7 +64,7 @@ class SavedBytes(th.autograd.graph.saved_tensors_hooks):
         def count(tensor: Tensor) -> Tensor:
             if tensor.untyped_storage().data_ptr() not in own:
                 self.nbytes += tensor.nbytes
-            return tensor
+            return tensor.detach()  # an output that its own graph held would never be freed
 
         super().__init__(count, lambda tensor: tensor)
 

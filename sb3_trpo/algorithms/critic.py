@@ -83,9 +83,9 @@ class Critic:
         if self.mlp is not None:
             in_closed_form = MlpJacobian(self.mlp.detach(), self.features(observations))
             return GaussNewton(in_closed_form, FixedGaussian(in_closed_form.output, self.std))
-        with SavedBytes(self.policy) as saved, th.enable_grad():
+        with th.enable_grad():
             values = self.policy.predict_values(observations)
-        jacobian = AutogradJacobian((values,), self.parameters, GRAPHS * saved.nbytes)
+        jacobian = AutogradJacobian((values,), self.parameters, GRAPHS * self.bytes_per_row * n_rows(observations))
         return GaussNewton(jacobian, FixedGaussian(values.detach(), self.std))
 
 

@@ -171,7 +171,7 @@ class PerceptronActing:
         self._head = action_head(policy)
         self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
         self._folded = FoldedMlp(mlp, n_envs)
-        self._columns = self._folded.as_columns(np.empty((n_envs, mlp.layers[0].weight.shape[1])))
+        self._columns = self._folded.as_columns(np.zeros((n_envs, mlp.layers[0].weight.shape[1])))
         self._rows = self._columns[:-1].T
         self._output = self._folded.output
         self._sampler = sampler(self._head(th.empty(0, mlp.n_outputs)), n_steps, n_envs)

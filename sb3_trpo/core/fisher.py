@@ -24,7 +24,7 @@ from sb3_trpo.core.mlp import MlpJacobian
 from sb3_trpo.core.parameters import flat_gradient
 from sb3_trpo.core.surrogate import weighted_mean
 
-KEPT_BYTES = 128 * 2**20
+KEPT_BYTES = 256 * 2**20
 """Memory that `Linearizations` keep between Fisher-vector products; what does not fit is built again for each."""
 
 

@@ -1,5 +1,8 @@
 """An update in batches, with or without what is kept between products, is the update of the whole rollout."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch as th
@@ -9,6 +12,7 @@ from threadpoolctl import threadpool_info
 
 from sb3_trpo.algorithms import batches, on_policy
 from sb3_trpo.algorithms import critic as critic_module
+from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import SavedBytes, slices
 from sb3_trpo.core import fisher
 from tests.algorithms.capture import captured_steps
@@ -81,3 +85,23 @@ def test_numpy_multiplies_on_one_thread_during_rollouts_and_updates_and_as_befor
     model.learn(64)
     assert seen == [{1}] * 33
     assert threads() == before
+
+
+@pytest.mark.parametrize("kind", ["image", "dict", "gsde", "beta"])
+def test_graphs_are_freed_as_soon_as_nobody_wants_them(kind):
+    """A graph that holds its own output is a cycle that nothing ever frees."""
+    model = make_model(kind)
+    observations, _ = model.policy.obs_to_tensor(model.get_env().reset())
+    with SavedBytes(model.policy):
+        value = th.ones(3, requires_grad=True).tanh()  # whose reverse pass needs the value itself
+    references = [weakref.ref(value)]
+    del value
+    linearization = Actor(model.policy, observations).linearize(observations)
+    actions = th.zeros(2) if kind == "image" else th.full((2, 2), 0.5)
+    v = th.ones_like(linearization.gradient(lambda policy: policy.log_prob(actions).sum())[1])
+    linearization.fisher_vector_product(v, th.full((2,), 0.5))
+    attached = linearization._attached if kind == "beta" else linearization.jacobian._outputs[0]
+    references.append(weakref.ref(attached if kind != "beta" else attached.distribution))
+    del linearization, attached
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]

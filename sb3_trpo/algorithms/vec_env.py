@@ -40,6 +40,8 @@ def lean_stepping(env: VecEnv) -> Iterator[None]:
 def _step_wait(env: DummyVecEnv) -> VecEnvStepReturn:
     """`DummyVecEnv.step_wait` for observations that are one array or a dictionary of arrays."""
     infos, is_shallow = env.buf_infos, True
+    buffer: Any = env.buf_obs
+    single = buffer.get(None)
     for index, one in enumerate(env.envs):
         obs, env.buf_rews[index], terminated, truncated, info = one.step(env.actions[index])
         done = env.buf_dones[index] = terminated or truncated
@@ -47,10 +49,12 @@ def _step_wait(env: DummyVecEnv) -> VecEnvStepReturn:
         if done:
             info["terminal_observation"] = obs
             obs, env.reset_infos[index] = one.reset()
-        env._save_obs(index, obs)
+        if single is None:
+            env._save_obs(index, obs)
+        else:
+            single[index] = obs
         infos[index] = info
         is_shallow = is_shallow and type(info) is dict and IMMUTABLE.issuperset(map(type, info.values()))
     copies: list[dict[str, Any]] = [info.copy() for info in infos] if is_shallow else deepcopy(infos)
-    buffer: Any = env.buf_obs
-    observations: Any = buffer[None].copy() if None in buffer else OrderedDict((k, v.copy()) for k, v in buffer.items())
+    observations: Any = OrderedDict((k, v.copy()) for k, v in buffer.items()) if single is None else single.copy()
     return observations, env.buf_rews.copy(), env.buf_dones.copy(), copies

@@ -21,7 +21,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms import on_policy
-from sb3_trpo.algorithms.actor import Actor, critic_parameters, influencing
+from sb3_trpo.algorithms.actor import Actor
+from sb3_trpo.algorithms.critic import Critic
 from tests.envs import Dot
 
 WAYS = ("separate", "shared, head only", "shared, all")
@@ -39,20 +40,25 @@ class Watched(TRPO):
         observations = self.policy.obs_to_tensor(self.rollout_buffer.observations.reshape(-1, 1, 36, 36))[0]
         self.policy.set_training_mode(False)
         actor = Actor(self.policy, observations)
-        old = actor.distribution_snapshot(observations)
+        old = actor.distribution(observations)
         super().train()
         self.errors.append(float(np.sqrt(np.mean((self.rollout_buffer.values - self.rollout_buffer.returns) ** 2))))
-        self.kls.append(float(old.kl_divergence(actor.distribution_snapshot(observations)).mean()))
+        self.kls.append(float(old.kl_divergence(actor.distribution(observations)).mean()))
 
 
-def everything_behind_the_value(policy, actor, observations):
-    """The critic's parameters as if a shared extractor belonged to the critic too."""
-    return influencing(policy.predict_values(observations).sum(), list(policy.parameters()))
+class Greedy(Critic):
+    """A critic to which everything behind the value belongs, a shared extractor too."""
+
+    def __init__(self, policy, actor, observations):
+        super().__init__(policy, [], observations)
+        (group,) = policy.optimizer.param_groups
+        known = {id(parameter) for parameter in group["params"]}
+        group["params"] += [parameter for parameter in self.parameters if id(parameter) not in known]
 
 
 def train(way: str, seed: int, steps: int) -> tuple[float, float, float, float]:
     """Return, mean error of the values, mean and largest KL of the updates."""
-    on_policy.critic_parameters = everything_behind_the_value if way == "shared, all" else critic_parameters
+    on_policy.Critic = Greedy if way == "shared, all" else Critic
     env: VecEnv = make_vec_env(Dot, 4, seed=seed)
     policy_kwargs = {
         "features_extractor_kwargs": {"features_dim": 64},

@@ -62,3 +62,8 @@ def test_the_speed_benchmark_leaves_figures_tables_and_what_they_are_made_of(tmp
     drawn = subprocess.run([*command, "--plot-only"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert drawn.stdout == measured.stdout
     assert (tmp_path / "learn.png").exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_every_benchmark_can_be_imported(name):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", f"import benchmarks.{name}"], check=True, cwd=ROOT)

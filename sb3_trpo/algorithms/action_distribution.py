@@ -79,7 +79,7 @@ def as_core_distribution(distribution: Any) -> Distribution:
 
 
 def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
-    """What turns the output (N, K) of a perceptron that `as_mlp` found into action distributions.
+    """What turns the output (N, K) of a perceptron that `actor_mlp` found into action distributions.
 
     The log std is the policy's own: the distributions follow it.
     """

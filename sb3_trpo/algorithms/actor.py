@@ -12,7 +12,7 @@ from sb3_trpo.algorithms.action_distribution import (
     snapshot,
     unvalidated_distributions,
 )
-from sb3_trpo.algorithms.batches import Observations, SavedBytes, n_rows
+from sb3_trpo.algorithms.batches import Observations, graph_bytes_per_row, n_rows
 from sb3_trpo.algorithms.perceptrons import actor_mlp
 from sb3_trpo.core.distributions import Distribution, MetricDistribution
 from sb3_trpo.core.fisher import AutogradJacobian, DoubleBackprop, GaussNewton, Linearization
@@ -42,10 +42,8 @@ class Actor:
             self._mlp = self._mlp.detach()
             self.bytes_per_row = activation_bytes(self._mlp)
         else:
-            with SavedBytes(policy) as saved:
-                kl = self._kl_with_itself(observations)
-            self.parameters = influencing(kl, list(policy.parameters()))
-            self.bytes_per_row = saved.nbytes // n_rows(observations) + 1
+            self.parameters = influencing(self._kl_with_itself(observations), list(policy.parameters()))
+            self.bytes_per_row = graph_bytes_per_row(policy, policy.get_distribution, observations)
         if not self.parameters:
             raise ValueError("no trainable parameter of the policy changes its actions: unfreeze the actor's layers")
 

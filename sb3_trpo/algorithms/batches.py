@@ -1,11 +1,12 @@
 """Observations, tensors or dictionaries of them, cut into batches that fit into memory."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
@@ -26,11 +27,6 @@ def first_rows(observations: Rows, count: int = 2) -> Rows:
     return select(observations, slice(count))
 
 
-def every(stride: int, observations: Rows) -> Rows:
-    """Every ``stride``-th row."""
-    return select(observations, slice(None, None, stride))
-
-
 def select(observations: Rows, rows: Any) -> Rows:
     """The rows of a slice or of a tensor of numbers."""
     if isinstance(observations, dict):
@@ -39,7 +35,9 @@ def select(observations: Rows, rows: Any) -> Rows:
 
 
 def whole_rollout(buffer: RolloutBuffer) -> Any:
-    """All steps of ``buffer`` in its own order, in the form that its ``get`` yields."""
+    """All steps of ``buffer``, in its own order if it is one of Stable-Baselines3's."""
+    if type(buffer) not in (RolloutBuffer, DictRolloutBuffer):
+        return next(buffer.get(batch_size=None))
     next(buffer.get(batch_size=1))  # has the buffer flatten its arrays
     return buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
 
@@ -50,6 +48,16 @@ def slices(count: int, bytes_per_row: int, device: th.device) -> list[slice]:
     n_batches = min(count, max(1, -(-count * bytes_per_row // room)))
     ends = [count * index // n_batches for index in range(n_batches + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def graph_bytes_per_row(policy: ActorCriticPolicy, forward: Callable[[Any], Any], observations: Observations) -> int:
+    """What the graph of ``forward`` keeps for each row of the observations, by its growth from one row to two."""
+    counts = []
+    for count in (1, min(2, n_rows(observations))):
+        with SavedBytes(policy) as saved, th.enable_grad():
+            forward(first_rows(observations, count))
+        counts.append(saved.nbytes)
+    return max(counts[1] - counts[0], 0) + 1
 
 
 class SavedBytes(th.autograd.graph.saved_tensors_hooks):

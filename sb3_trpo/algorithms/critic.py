@@ -7,6 +7,7 @@ moments for what it trains and for nothing else.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,16 +17,22 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
 from sb3_trpo.algorithms.actor import GRAPHS, influencing
-from sb3_trpo.algorithms.batches import Observations, SavedBytes, n_rows, select, slices
+from sb3_trpo.algorithms.batches import Observations, graph_bytes_per_row, n_rows, select, slices
 from sb3_trpo.algorithms.perceptrons import critic_mlp
 from sb3_trpo.core.distributions import FixedGaussian
 from sb3_trpo.core.fisher import AutogradJacobian, GaussNewton, Linearization
-from sb3_trpo.core.mlp import MlpJacobian, activation_bytes
+from sb3_trpo.core.mlp import Mlp, MlpJacobian, activation_bytes
 from sb3_trpo.core.natural_step import natural_step
 from sb3_trpo.core.parameters import assign, flatten
 from sb3_trpo.core.problem import Batch, TrustRegionProblem, constrained_problem
 from sb3_trpo.core.regression import AutogradDescent, Descent, FoldedDescent, fit
 from sb3_trpo.core.surrogate import uniform_weights, weighted_mean
+
+NARROW = 256
+"""Units of a layer up to which one thread is not worse than several."""
+
+COPIED_NUMBERS = 2**24
+"""Features of a rollout, in all, up to which they are copied for the closed form."""
 
 
 class CriticFit(NamedTuple):
@@ -59,12 +66,13 @@ class Critic:
         if mlp is not None:
             candidates = [parameter for parameter in mlp.parameters if parameter.requires_grad]
         else:
-            with SavedBytes(policy) as saved:
-                candidates = influencing(policy.predict_values(observations).sum(), list(policy.parameters()))
+            candidates = influencing(policy.predict_values(observations).sum(), list(policy.parameters()))
         self.parameters = [parameter for parameter in candidates if id(parameter) not in belongs_to_actor]
         self.mlp = mlp if mlp is not None and len(self.parameters) == len(mlp.parameters) else None
         """As a perceptron all of which trains, or None."""
-        self.bytes_per_row = saved.nbytes // n_rows(observations) + 1 if mlp is None else activation_bytes(mlp)
+        self.bytes_per_row = (
+            graph_bytes_per_row(policy, policy.predict_values, observations) if mlp is None else activation_bytes(mlp)
+        )
         self.std = 1.0
         """Standard deviation of the residuals, the unit in which a trust region measures values."""
 
@@ -112,7 +120,7 @@ class MinibatchRegression:
         """Refuse what cannot be done."""
         if not 0.0 <= self.holdout < 1.0:
             raise ValueError(f"holdout={self.holdout!r} must be a number in [0, 1)")
-        if not self.patience >= 1:
+        if not (isinstance(self.patience, Integral) and self.patience >= 1):
             raise ValueError(f"patience={self.patience!r} must be an integer >= 1")
 
     def fit(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> CriticFit:
@@ -131,7 +139,12 @@ class MinibatchRegression:
     def _descent(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> Descent:
         optimizer = critic.policy.optimizer
         limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
-        if critic.mlp is not None and returns.is_cpu and FoldedDescent.applies(critic.mlp, optimizer):
+        if (
+            critic.mlp is not None
+            and returns.is_cpu
+            and is_small(critic.mlp, len(returns))
+            and FoldedDescent.applies(critic.mlp, optimizer)
+        ):
             size = min(settings.batch_size, len(returns))
             features = critic.features(observations).numpy()
             return FoldedDescent(features, returns.numpy(), critic.mlp, optimizer, limit, size)
@@ -170,18 +183,23 @@ class GaussNewtonRegression:
         """Refuse what cannot be done."""
         if not 0.0 <= self.holdout < 1.0:
             raise ValueError(f"holdout={self.holdout!r} must be a number in [0, 1)")
-        for name, least in (("steps", 0), ("radius", 0.0), ("damping", 0.0), ("cg_max_steps", 1)):
+        for name, least in (("radius", 0.0), ("damping", 0.0)):
             if not math.inf > getattr(self, name) >= least:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number >= {least}")
+        for name, least in (("steps", 0), ("cg_max_steps", 1)):
+            if not (isinstance(getattr(self, name), Integral) and getattr(self, name) >= least):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer >= {least}")
 
     def fit(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> CriticFit:
         """Up to ``steps`` natural-gradient steps."""
         rows, held_out = (th.as_tensor(part, device=returns.device) for part in split_rows(len(returns), self.holdout))
         values = value_function(critic.policy)
 
+        @th.no_grad()
         def error(part: Tensor) -> float:
-            with th.no_grad():
-                return float((values(select(observations, part)).flatten() - returns[part]).square().mean())
+            chunks = [part[chunk] for chunk in slices(len(part), critic.bytes_per_row, returns.device)]
+            errors = [(values(select(observations, c)).flatten() - returns[c]).square().sum() for c in chunks]
+            return float(th.stack(errors).sum()) / len(part)
 
         before = error(rows)
         if not math.isfinite(before):
@@ -223,8 +241,8 @@ class GaussNewtonRegression:
 
 def fit_critic(regression: Regression, critic: Critic, rollout: RolloutBufferSamples, settings: Settings) -> CriticFit:
     """Fit the critic to the returns of a rollout, if there is anything to train and any pass to make."""
-    if not critic.parameters:
-        return CriticFit(None)  # everything is frozen, or belongs to the actor
+    if not critic.parameters or settings.n_passes == 0:
+        return CriticFit(None)  # everything is frozen or belongs to the actor, or nothing is wanted
     return regression.fit(critic, rollout.observations, rollout.returns, settings)
 
 
@@ -235,6 +253,11 @@ def keep_critic_only(optimizer: th.optim.Optimizer, actor: Sequence[Tensor]) -> 
     for group in optimizer.param_groups:
         stays = [id(parameter) not in belongs_to_actor for parameter in group["params"]]
         kept.append([position for position, stay in enumerate(stays) if stay])
+        for parameter, stay in zip(group["params"], stays, strict=True):
+            if not stay:
+                optimizer.state.pop(parameter, None)  # some optimisers have one from the start
+        if "param_names" in group:
+            group["param_names"] = [name for name, stay in zip(group["param_names"], stays, strict=True) if stay]
         group["params"] = [parameter for parameter, stay in zip(group["params"], stays, strict=True) if stay]
     return kept
 
@@ -245,11 +268,9 @@ def narrowed_state(state: dict[str, Any], kept: list[list[int]]) -> dict[str, An
     One that is narrow already, or of a policy of another shape, comes back as it is.
     """
     groups = state["param_groups"]
-    is_whole = len(groups) == len(kept) and all(
-        len(group["params"]) > max(positions, default=-1) and len(group["params"]) > len(positions)
-        for group, positions in zip(groups, kept, strict=True)
-    )
-    if not is_whole:
+    lengths = [(len(group["params"]), positions) for group, positions in zip(groups, kept, strict=False)]
+    is_whole = len(groups) == len(kept) and any(length > len(positions) for length, positions in lengths)
+    if not is_whole or any(length <= max(positions, default=-1) for length, positions in lengths):
         return state
     numbers = [[group["params"][i] for i in positions] for group, positions in zip(groups, kept, strict=True)]
     new = {number: index for index, number in enumerate(number for part in numbers for number in part)}
@@ -259,6 +280,13 @@ def narrowed_state(state: dict[str, Any], kept: list[list[int]]) -> dict[str, An
             {**group, "params": [new[number] for number in part]} for group, part in zip(groups, numbers, strict=True)
         ],
     }
+
+
+def is_small(mlp: Mlp, count: int) -> bool:
+    """Whether one thread of numpy is the place for it: narrow layers or no threads to lose, and little to copy."""
+    is_narrow = max(max(layer.weight.shape) for layer in mlp.layers[1:] or mlp.layers) <= NARROW
+    is_light = count * mlp.layers[0].weight.shape[1] <= COPIED_NUMBERS
+    return is_light and (is_narrow or th.get_num_threads() == 1)
 
 
 def split_rows(n: int, holdout: float) -> tuple[Any, Any]:

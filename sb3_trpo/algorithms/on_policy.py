@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.batches import every, first_rows, select, slices, whole_rollout
+from sb3_trpo.algorithms.batches import first_rows, select, slices, whole_rollout
 from sb3_trpo.algorithms.critic import (
     Critic,
     CriticFit,
@@ -268,8 +268,9 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         ]
         if self.sub_sampling_factor == 1:
             return constrained_problem(actor, batches)
-        observations = every(self.sub_sampling_factor, rollout.observations)
-        weights = normalized_weights(every(self.sub_sampling_factor, weights))
+        order = np.random.permutation(len(weights))  # noqa: NPY002  # at random: a stride may meet a period
+        some = th.as_tensor(np.sort(order[:: self.sub_sampling_factor]), device=weights.device)
+        observations, weights = select(rollout.observations, some), normalized_weights(weights[some])
         fisher_batches = [
             States(select(observations, rows), weights[rows])
             for rows in slices(len(weights), actor.bytes_per_row, self.device)
@@ -311,7 +312,6 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 stacklevel=3,
             )
 
-    @one_numpy_thread()
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:

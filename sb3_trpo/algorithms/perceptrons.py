@@ -61,6 +61,11 @@ def critic_mlp(policy: ActorCriticPolicy) -> Mlp | None:
     return None if layers is None else Mlp(layers)
 
 
+def is_own(policy: ActorCriticPolicy, name: str) -> bool:
+    """Whether a method of ``policy`` is Stable-Baselines3's own."""
+    return getattr(getattr(policy, name), "__func__", None) is getattr(ActorCriticPolicy, name)
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether something else than the module's own code runs when it is called."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
@@ -69,7 +74,7 @@ def has_hooks(module: nn.Module) -> bool:
 def _is_plain(policy: ActorCriticPolicy, methods: tuple[str, ...], extractor: nn.Module) -> bool:
     """Whether ``policy`` flattens its observations and has Stable-Baselines3's own ``methods`` and `MlpExtractor`."""
     return (
-        all(getattr(getattr(policy, name), "__func__", None) is getattr(ActorCriticPolicy, name) for name in methods)
+        all(is_own(policy, name) for name in methods)
         and type(policy.mlp_extractor) is MlpExtractor
         and type(extractor) is FlattenExtractor
     )

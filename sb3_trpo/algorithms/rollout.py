@@ -3,15 +3,16 @@
 Stepping needs an action and nothing else: the critic, the log-probabilities and the values at time limits are
 evaluated in batches when the rollout is over. A plain perceptron acts from a copy of its weights in numpy and from
 noise drawn for the whole rollout at once; any other policy acts by its own distribution, with the random numbers that
-Stable-Baselines3's loop would draw. The buffer then holds what that loop would have stored for the same actions;
-callbacks see the same locals on every step, save ``values`` and ``log_probs``, which are None until the rollout is
-over. A policy whose weights change during the rollout is refused.
+Stable-Baselines3's loop would draw. The buffer then holds what that loop would have stored for the same actions.
+Callbacks find ``new_obs``, ``rewards``, ``dones``, ``infos``, ``actions``, ``clipped_actions``, ``n_steps`` and
+``rollout_buffer`` in their locals on every step; ``values`` and ``log_probs`` are None until the rollout is over, and
+``obs_tensor`` does not exist. A policy whose weights are others at the end than at the start is refused.
 """
 
-import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -23,18 +24,17 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo.algorithms.action_distribution import action_head
-from sb3_trpo.algorithms.batches import Observations
+from sb3_trpo.algorithms.acting import Acting, PerceptronActing, acting_of
+from sb3_trpo.algorithms.batches import select
 from sb3_trpo.algorithms.critic import value_function
-from sb3_trpo.algorithms.perceptrons import actor_mlp, has_hooks
+from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
+from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.activations import Array
 from sb3_trpo.core.advantages import generalized_advantages
-from sb3_trpo.core.folded_mlp import FoldedMlp
-from sb3_trpo.core.mlp import Mlp
-from sb3_trpo.core.sampling import sampler
+from sb3_trpo.core.parameters import flatten
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_ROWS, CHUNK_BYTES = 8192, 8 * 2**20
 """Observations evaluated at once after the rollout, so that memory does not grow with its length."""
 
 if TYPE_CHECKING:
@@ -49,16 +49,6 @@ class TimeLimit(NamedTuple):
     observation: Any
 
 
-class Acting(Protocol):
-    """How actions come about during one rollout."""
-
-    def act(self, observations: Any, step: int) -> Array:
-        """Actions (E, ...) for the observations of E environments; a new array on every call."""
-
-    def log_prob(self, observations: Observations, actions: Tensor) -> Tensor:
-        """Log-probabilities (N,) of actions taken, (N, A)."""
-
-
 def applies(algorithm: "TrustRegionAlgorithm", env: VecEnv, buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
     """Whether evaluating the critic after the rollout does what Stable-Baselines3's own loop would do."""
     policy = algorithm.policy
@@ -66,9 +56,19 @@ def applies(algorithm: "TrustRegionAlgorithm", env: VecEnv, buffer: RolloutBuffe
     return (
         type(buffer) in (RolloutBuffer, DictRolloutBuffer)
         and (buffer.buffer_size, buffer.n_envs) == (n_rollout_steps, env.num_envs)
-        and all(_is_own(policy, name) for name in own)
+        and _is_kept_whole(algorithm._last_obs, buffer.observations)
+        and buffer.actions.dtype != np.float16
+        and all(is_own(policy, name) for name in own)
         and not any(has_hooks(module) for module in (policy, policy.mlp_extractor))
     )
+
+
+def _is_kept_whole(observations: Any, stored: Any) -> bool:
+    """Whether the buffer keeps observations as the policy saw them, in float32 at least."""
+    if isinstance(stored, dict):
+        return all(_is_kept_whole(observations[key], array) for key, array in stored.items())
+    is_narrower = stored.dtype.itemsize < min(observations.dtype.itemsize, 4)
+    return bool(np.can_cast(observations.dtype, stored.dtype, "same_kind")) and not is_narrower
 
 
 def collect(
@@ -89,7 +89,8 @@ def collect(
         policy.reset_noise(n_envs)
     callback.on_rollout_start()
 
-    acting, version = _acting(algorithm, n_rollout_steps), _version(policy)  # after the callback, which may change both
+    # after the callback, which may change both
+    acting, weights = acting_of(algorithm, n_rollout_steps), flatten(list(policy.parameters()))
     in_bounds, store = _in_bounds(policy), _store_observations(rollout_buffer)
     actions_taken, rewards_got, starts = rollout_buffer.actions, rollout_buffer.rewards, rollout_buffer.episode_starts
     time_limits: list[TimeLimit] = []
@@ -105,7 +106,8 @@ def collect(
         }
     )
     n_steps = 0
-    with lean_stepping(env):
+    is_in_numpy = isinstance(acting, PerceptronActing)
+    with lean_stepping(env), one_numpy_thread() if is_in_numpy else nullcontext():
         while n_steps < n_rollout_steps:
             actions = acting.act(algorithm._last_obs, n_steps)
             clipped_actions = in_bounds(actions)
@@ -142,14 +144,15 @@ def collect(
             n_steps += 1
             rollout_buffer.pos = n_steps
 
-    if _version(policy) != version:
+    if not th.equal(weights.nan_to_num(), flatten(list(policy.parameters())).nan_to_num()):
         raise ValueError(
             "a callback changed the policy's weights during the rollout, so that the log-probabilities of the actions "
             "taken are lost: change them in on_rollout_start, or pass fast_rollout=False"
         )
     values = _evaluate(algorithm, acting, rollout_buffer, time_limits, new_obs)
     _estimate_advantages(rollout_buffer, values, dones)
-    callback.update_locals({"values": values, "n_steps": n_steps})
+    log_probs = th.as_tensor(rollout_buffer.log_probs[-1])  # those of the last step, as in Stable-Baselines3's loop
+    callback.update_locals({"values": values, "log_probs": log_probs, "n_steps": n_steps})
     callback.on_rollout_end()
     return True
 
@@ -163,85 +166,6 @@ def _in_bounds(policy: ActorCriticPolicy) -> Callable[[Array], Array]:
         return policy.unscale_action
     low, high = space.low, space.high
     return lambda actions: np.minimum(np.maximum(actions, low), high)
-
-
-def _acting(algorithm: "TrustRegionAlgorithm", n_steps: int) -> Acting:
-    """The cheapest way of acting that the policy allows."""
-    policy, space = algorithm.policy, algorithm.observation_space
-    mlp = actor_mlp(policy)
-    if (
-        mlp is not None
-        and isinstance(space, spaces.Box)
-        and np.issubdtype(space.dtype, np.floating)
-        and algorithm.device.type == "cpu"
-    ):
-        return PerceptronActing(policy, mlp, n_steps, algorithm.n_envs)
-    return PolicyActing(algorithm)
-
-
-class PerceptronActing:
-    """Act from a copy of a perceptron's weights and from noise drawn beforehand."""
-
-    def __init__(self, policy: ActorCriticPolicy, mlp: Mlp, n_steps: int, n_envs: int):
-        self._mlp = mlp.detach()
-        self._head = action_head(policy)
-        self._shape = (n_envs, *policy.action_space.shape)  # type: ignore[misc]
-        self._folded = FoldedMlp(mlp, n_envs)
-        self._columns = self._folded.as_columns(np.zeros((n_envs, mlp.layers[0].weight.shape[1])))
-        self._rows = self._columns[:-1].T
-        self._output = self._folded.output
-        self._numbers = self._output.reshape(-1)
-        self._sampler = sampler(self._head(th.empty(0, mlp.n_outputs)), n_steps, n_envs)
-
-    def act(self, observations: Any, step: int) -> Array:
-        """One forward pass in numpy and one addition.
-
-        :raises ValueError: when the output is NaN or infinite; -inf is a mask where it is a logit
-        """
-        self._rows[:] = observations.reshape(self._rows.shape)
-        self._folded.forward(self._columns)
-        if not math.isfinite(sum(self._numbers.tolist())):  # a few numbers: Python is faster than numpy
-            _refuse_what_is_not_finite(self._output, step)
-        return self._sampler.sample(self._output, step).reshape(self._shape)
-
-    def log_prob(self, observations: Observations, actions: Tensor) -> Tensor:
-        """In closed form."""
-        assert isinstance(observations, Tensor)
-        return self._head(self._mlp(observations.float().flatten(1))).log_prob(actions)
-
-
-class PolicyActing:
-    """Act by the policy's own distribution."""
-
-    def __init__(self, algorithm: "TrustRegionAlgorithm"):
-        self._policy = algorithm.policy
-        self._device = algorithm.device
-        self._n_envs = algorithm.n_envs
-        self._sde_sample_freq = algorithm.sde_sample_freq if algorithm.use_sde else -1
-        self._shape = (-1, *algorithm.action_space.shape)  # type: ignore[misc]
-
-    @th.no_grad()
-    def act(self, observations: Any, step: int) -> Array:
-        """Without the critic and without log-probabilities."""
-        if self._sde_sample_freq > 0 and step % self._sde_sample_freq == 0:
-            self._policy.reset_noise(self._n_envs)
-        distribution = self._policy.get_distribution(obs_as_tensor(observations, self._device))
-        actions: Array = distribution.get_actions().reshape(self._shape).cpu().numpy()
-        return actions
-
-    def log_prob(self, observations: Observations, actions: Tensor) -> Tensor:
-        """By the policy's own distribution."""
-        return self._policy.get_distribution(observations).log_prob(actions)
-
-
-def _is_own(policy: ActorCriticPolicy, name: str) -> bool:
-    """Whether a method of ``policy`` is Stable-Baselines3's own."""
-    return getattr(getattr(policy, name), "__func__", None) is getattr(ActorCriticPolicy, name)
-
-
-def _version(policy: ActorCriticPolicy) -> list[tuple[int, int]]:
-    """Changes whenever a parameter is written to or replaced."""
-    return [(parameter._version, parameter.data_ptr()) for parameter in policy.parameters()]
 
 
 def _store_observations(buffer: RolloutBuffer) -> Callable[[Any, int], None]:
@@ -281,7 +205,7 @@ def _evaluate(
         actions = actions[:, 0]
     values, log_probs = buffer.values.reshape(-1), buffer.log_probs.reshape(-1)
     for rows in _chunks(observations):
-        obs = obs_as_tensor(_part(observations, rows), device)
+        obs = obs_as_tensor(select(observations, rows), device)
         values[rows] = predict_values(obs).flatten().cpu().numpy()
         taken = th.as_tensor(actions[rows], dtype=th.float32, device=device)
         log_probs[rows] = acting.log_prob(obs, taken).cpu().numpy()
@@ -314,10 +238,6 @@ def _rows(observations: Any) -> Any:
     return observations.reshape(-1, *observations.shape[2:])
 
 
-def _part(observations: Any, rows: slice) -> Any:
-    return {key: a[rows] for key, a in observations.items()} if isinstance(observations, dict) else observations[rows]
-
-
 def _stack(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
@@ -325,18 +245,8 @@ def _stack(observations: list[Any]) -> Any:
 
 
 def _chunks(observations: Any) -> list[slice]:
-    """Slices of about `CHUNK_BYTES`."""
+    """Slices of at most `CHUNK_ROWS` rows and about `CHUNK_BYTES`."""
     arrays = list(observations.values()) if isinstance(observations, dict) else [observations]
     n_rows, n_bytes = len(arrays[0]), sum(array.nbytes for array in arrays)
-    size = max(1, n_rows * CHUNK_BYTES // max(n_bytes, 1))
+    size = max(1, min(n_rows * CHUNK_BYTES // max(n_bytes, 1), CHUNK_ROWS))
     return [slice(start, start + size) for start in range(0, n_rows, size)]
-
-
-def _refuse_what_is_not_finite(output: Array, step: int) -> None:
-    """Name the environment whose observation, or the weights, made NaN."""
-    broken = (np.isnan(output) | np.isposinf(output)).any(0)
-    if broken.any():
-        raise ValueError(
-            f"the policy's output is not finite at step {step} of the rollout in environment {np.argmax(broken)}: "
-            "its observation holds NaN, infinity or huge values, or the policy's weights do"
-        )

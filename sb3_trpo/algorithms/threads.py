@@ -1,8 +1,9 @@
 """Threads of numpy's matrix products.
 
-Where numpy is used the matrices are small: handing them to other cores costs many times what it saves, and more yet
-when another process has those cores. Torch's threads, which work on whole rollouts, are the user's affair
-(``torch.set_num_threads``).
+During an update, and while a perceptron acts in numpy, the matrices are small: handing them to other cores costs many
+times what it saves, and more yet when another process has those cores. An environment that multiplies large matrices
+with numpy in such a rollout does so on one thread, too. Torch's threads, which work on whole rollouts, are the user's
+affair (``torch.set_num_threads``).
 """
 
 from collections.abc import Iterator

@@ -9,9 +9,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from types import MethodType
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
@@ -27,10 +29,11 @@ def lean_stepping(env: VecEnv) -> Iterator[None]:
     What `step` returns is the same. Any other vectorised environment, subclasses included, is left as it is.
     """
     inner = env.unwrapped
-    if type(inner) is not DummyVecEnv or "step_wait" in vars(inner):
+    is_plain = type(inner) is DummyVecEnv and not isinstance(inner.observation_space, spaces.Tuple)
+    if not is_plain or "step_wait" in vars(inner):
         yield
         return
-    inner.step_wait = lambda: _step_wait(inner)  # type: ignore[method-assign]
+    inner.step_wait = MethodType(_step_wait, inner)  # type: ignore[method-assign]  # of a copy's own in a copy
     try:
         yield
     finally:

@@ -58,6 +58,8 @@ def kronecker_preconditioner(factors: Factors, damping: float) -> LinearMap | No
         pairs = [[th.linalg.eigh(factor / factors.weight) for factor in layer] for layer in factors.layers]
     except th.linalg.LinAlgError:  # type: ignore[attr-defined]
         return None
+    largest = max(float(A.eigenvalues[-1] * G.eigenvalues[-1]) for A, G in pairs)
+    damping = max(damping, th.finfo(factors.diagonal.dtype).eps * max(largest, 1.0))  # a direction without curvature
     blocks = [
         (G.eigenvectors, A.eigenvectors, 1.0 / (th.outer(G.eigenvalues.relu(), A.eigenvalues.relu()) + damping))
         for A, G in pairs

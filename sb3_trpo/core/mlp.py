@@ -67,8 +67,9 @@ class Mlp(NamedTuple):
 
 
 def activation_bytes(mlp: Mlp) -> int:
-    """What a Jacobian holds for each row: value, slope and scratch of each unit."""
-    return 3 * sum(layer.bias.nbytes for layer in mlp.layers)
+    """What a Jacobian holds for each row: its features, and value, slope and scratch of each unit."""
+    weight = mlp.layers[0].weight
+    return weight.shape[1] * weight.element_size() + 3 * sum(layer.bias.nbytes for layer in mlp.layers)
 
 
 class MlpJacobian:

@@ -20,9 +20,12 @@ from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.mlp import Mlp
 from sb3_trpo.core.parameters import assign, flatten
 
+EVALUATED_ROWS = 1024
+"""Held-out rows evaluated at once."""
 
-class Pass(NamedTuple):
-    """One pass over the data: the sum of the losses of the ``used`` minibatches, and how many were ``skipped``."""
+
+class Tally(NamedTuple):
+    """Of one or more passes: the sum of the losses of the ``used`` minibatches, and how many were ``skipped``."""
 
     loss: float
     used: int
@@ -32,7 +35,7 @@ class Pass(NamedTuple):
 class Descent(Protocol):
     """Minibatch descent on a fixed set of rows."""
 
-    def run(self, minibatches: Sequence[Array]) -> Pass:
+    def run(self, minibatches: Sequence[Array]) -> Tally:
         """One optimiser step for each set of rows."""
 
     def loss(self, rows: Array) -> float:
@@ -45,7 +48,7 @@ class Descent(Protocol):
         """Leave parameters and optimiser as the steps made them."""
 
 
-def fit(descent: Descent, rows: Array, held_out: Array, *, batch_size: int, n_passes: int, patience: int) -> Pass:
+def fit(descent: Descent, rows: Array, held_out: Array, *, batch_size: int, n_passes: int, patience: int) -> Tally:
     """Make up to ``n_passes`` over ``rows`` in random order, from numpy's global generator.
 
     With ``held_out`` rows their loss is looked at after each pass: the fit ends when it has not fallen for
@@ -69,7 +72,7 @@ def fit(descent: Descent, rows: Array, held_out: Array, *, batch_size: int, n_pa
     if failures:
         restore()
     descent.finish()
-    return Pass(loss, used, skipped)
+    return Tally(loss, used, skipped)
 
 
 class AutogradDescent:
@@ -91,7 +94,7 @@ class AutogradDescent:
         self._predict, self._targets = predict, targets
         self._parameters, self._optimizer, self._limit = parameters, optimizer, max_grad_norm
 
-    def run(self, minibatches: Sequence[Array]) -> Pass:
+    def run(self, minibatches: Sequence[Array]) -> Tally:
         """One pass."""
         losses, skipped = [], 0
         self._optimizer.zero_grad(set_to_none=True)
@@ -108,12 +111,14 @@ class AutogradDescent:
             self._optimizer.step()
             losses.append(loss.item())
         self._optimizer.zero_grad(set_to_none=True)
-        return Pass(math.fsum(losses), len(losses), skipped)
+        return Tally(math.fsum(losses), len(losses), skipped)
 
     def loss(self, rows: Array) -> float:
         """Mean squared error on ``rows``."""
+        parts = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
         with th.no_grad():
-            return float(F.mse_loss(self._predict(rows), self._targets[rows]))
+            errors = [F.mse_loss(self._predict(part), self._targets[part], reduction="sum") for part in parts]
+            return float(th.stack(errors).sum()) / len(rows)
 
     def snapshot(self) -> Callable[[], None]:
         """Note the parameters; what is returned brings them back."""
@@ -167,7 +172,7 @@ class FoldedDescent:
         return not any(group.get(option) for option in unusual) and len(steps) == 1
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is skipped
-    def run(self, minibatches: Sequence[Array]) -> Pass:
+    def run(self, minibatches: Sequence[Array]) -> Tally:
         """One pass."""
         rows = np.concatenate(minibatches)
         columns, targets = self._columns[:, rows], self._targets[rows]
@@ -191,7 +196,7 @@ class FoldedDescent:
             self._update()
             total += loss
             used += 1
-        return Pass(total, used, skipped)
+        return Tally(total, used, skipped)
 
     def loss(self, rows: Array) -> float:
         """Mean squared error on ``rows``."""

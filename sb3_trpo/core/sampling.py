@@ -42,7 +42,8 @@ def sampler(head: Head, n_steps: int, n_states: int) -> Sampler:
         return Sampler(noise.numpy(), _mean)
     if isinstance(head, Categorical):
         ends = tuple(int(end) for end in np.cumsum(head.sizes)[:-1])
-        return Sampler(noise.exponential_().log_().neg_().numpy(), partial(_largest, ends=ends))
+        noise.exponential_().clamp_(min=th.finfo(noise.dtype).tiny).log_().neg_()  # finite
+        return Sampler(noise.numpy(), partial(_largest, ends=ends))
     return Sampler(noise.uniform_().logit_().numpy(), _positive)
 
 

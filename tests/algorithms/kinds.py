@@ -126,6 +126,9 @@ KINDS = {
     "multi_discrete": (spaces.MultiDiscrete([3, 2, 4]), BOX, "MlpPolicy", {}),
     "multi_binary": (spaces.MultiBinary(3), BOX, "MlpPolicy", {}),
     "discrete_observation": (spaces.Discrete(3), spaces.Discrete(5), "MlpPolicy", {}),
+    "multi_discrete_observation": (spaces.Discrete(3), spaces.MultiDiscrete([3, 4]), "MlpPolicy", {}),
+    "multi_binary_observation": (spaces.MultiBinary(2), spaces.MultiBinary(4), "MlpPolicy", {}),
+    "box64": (spaces.Box(-1.0, 1.0, (3,), np.float64), spaces.Box(-1.0, 1.0, (3,), np.float64), "MlpPolicy", {}),
     "gsde": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, "MlpPolicy", {"use_sde": True, "sde_sample_freq": 4}),
     "gsde_squashed": (
         spaces.Box(-1.0, 1.0, (2,), np.float32),

@@ -25,6 +25,9 @@ CLOSED_FORM = {
     "multi_discrete",
     "multi_binary",
     "discrete_observation",
+    "multi_discrete_observation",
+    "multi_binary_observation",
+    "box64",
     "relu",
     "linear",
 }

@@ -53,7 +53,7 @@ def test_an_update_in_batches_is_the_same_update(kind, kept_bytes, critic, monke
     monkeypatch.setattr(on_policy, "slices", three)
     monkeypatch.setattr(critic_module, "slices", three)
     cut, cut_weights = update()
-    assert len(cuts) == 1 + (kind == "dict_sub_sampled") + (critic == "gauss_newton")
+    assert len(cuts) == 1 + (kind == "dict_sub_sampled") + 3 * (critic == "gauss_newton")
     assert whole.step.status is cut.step.status
     th.testing.assert_close(cut.problem.gradient, whole.problem.gradient, rtol=1e-3, atol=1e-6)
     scale = float(whole.step.full_step.abs().max())
@@ -85,6 +85,11 @@ def test_numpy_multiplies_on_one_thread_during_rollouts_and_updates_and_as_befor
     model.learn(64)
     assert seen == [{1}] * 33
     assert threads() == before
+    seen.clear()
+    gsde = make_model("gsde")
+    monkeypatch.setattr(gsde, "_update_info_buffer", lambda *args: seen.append(threads()))
+    gsde.learn(64)
+    assert seen == [before] * 32  # nothing is multiplied in numpy there
 
 
 @pytest.mark.parametrize("kind", ["image", "dict", "gsde", "beta"])

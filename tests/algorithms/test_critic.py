@@ -8,12 +8,22 @@ import pytest
 import sb3_contrib
 import torch as th
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import first_rows, whole_rollout
-from sb3_trpo.algorithms.critic import Critic, GaussNewtonRegression, MinibatchRegression, Settings, value_function
+from sb3_trpo.algorithms.critic import (
+    Critic,
+    GaussNewtonRegression,
+    MinibatchRegression,
+    Settings,
+    keep_critic_only,
+    narrowed_state,
+    value_function,
+)
+from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.regression import FoldedDescent
 from tests.algorithms.kinds import KINDS, collect, make_model
 from tests.envs import Contextual
@@ -228,7 +238,8 @@ def test_gauss_newton_refuses_returns_that_are_not_finite(fault):
         ("minibatch", {"radius": 1}, r"critic_kwargs=\{'radius': 1\} does not fit MinibatchRegression"),
         ("gauss_newton", {"holdout": -0.1}, r"holdout=-0.1 must be a number in \[0, 1\)"),
         ("gauss_newton", {"radius": math.nan}, r"radius=nan must be a finite number >= 0"),
-        ("gauss_newton", {"cg_max_steps": 0}, r"cg_max_steps=0 must be a finite number >= 1"),
+        ("gauss_newton", {"cg_max_steps": 0}, r"cg_max_steps=0 must be an integer >= 1"),
+        ("gauss_newton", {"steps": 2.5}, r"steps=2.5 must be an integer >= 0"),
         ("minibatch", 3, r"critic_kwargs=3 must be a dictionary"),
     ],
 )
@@ -260,3 +271,65 @@ def test_a_perceptron_is_seen_only_where_there_is_one():
     assert critic.mlp is None
     model.train()
     assert math.isfinite(mean_squared_error(model, rollout))
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adagrad, th.optim.RMSprop, th.optim.SGD, th.optim.AdamW])
+def test_any_optimiser_is_narrowed_saved_and_loaded(optimizer, tmp_path):
+    model = make_model("box", policy_kwargs={"optimizer_class": optimizer}).learn(64)
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=model.get_env())
+    th.testing.assert_close(loaded.policy.optimizer.state_dict(), model.policy.optimizer.state_dict())
+    loaded.learn(64, reset_num_timesteps=False)
+
+
+def test_an_optimiser_of_several_groups_is_narrowed_group_by_group():
+    model = make_model("box")
+    actor = Actor(model.policy, model.policy.obs_to_tensor(model.get_env().reset())[0]).parameters
+    critic = [p for p in model.policy.parameters() if all(p is not q for q in actor)]
+    whole = th.optim.Adam([{"params": actor}, {"params": critic, "lr": 0.5}])
+    th.stack([p.square().sum() for p in (*actor, *critic)]).sum().backward()
+    whole.step()
+    state = copy.deepcopy(whole.state_dict())
+    kept = keep_critic_only(whole, actor)
+    assert kept == [[], list(range(6))]
+    th.testing.assert_close(narrowed_state(state, kept), whole.state_dict())
+    assert narrowed_state(whole.state_dict(), kept) == whole.state_dict()
+
+
+def test_an_interrupted_fit_leaves_critic_and_optimiser_as_they_were(monkeypatch):
+    model = collect(make_model("box"))
+    model.train()
+    collect(model)
+    critic, rollout = critic_of(model)
+    before = copy.deepcopy((model.policy.state_dict(), model.policy.optimizer.state_dict()))
+    calls, original = [], FoldedMlp.backward
+
+    def interrupted(self, *args):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        original(self, *args)
+
+    monkeypatch.setattr(FoldedMlp, "backward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        MinibatchRegression().fit(critic, rollout.observations, rollout.returns, Settings(16, 2, None))
+    th.testing.assert_close((model.policy.state_dict(), model.policy.optimizer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_a_buffer_with_a_get_of_its_own_is_asked():
+    class Half(RolloutBuffer):
+        """Yields returns of half the size."""
+
+        def get(self, batch_size=None):
+            for samples in super().get(batch_size):
+                yield samples._replace(returns=0.5 * samples.returns)
+
+    model = collect(make_model("box", rollout_buffer_class=Half))
+    returns = model.rollout_buffer.returns.flatten()
+    np.testing.assert_allclose(np.sort(whole_rollout(model.rollout_buffer).returns), np.sort(0.5 * returns), rtol=1e-6)
+    model.train()
+
+
+def test_no_passes_are_no_fit():
+    model = make_model("box", critic="gauss_newton", n_critic_updates=0).learn(64)
+    assert "train/value_loss" not in model.logger.name_to_value

@@ -5,16 +5,18 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms import rollout
+from sb3_trpo.algorithms.acting import PerceptronActing, acting_of
 from tests.algorithms.kinds import BOX, KINDS, make_model
 from tests.envs import Walk
 
-IN_NUMPY = {"box", "box_matrix", "discrete", "multi_discrete", "multi_binary", "relu", "linear"}
+IN_NUMPY = {"box", "box64", "box_matrix", "discrete", "multi_discrete", "multi_binary", "relu", "linear"}
 PLAIN = {"custom_layer"}
 ARRAYS = (
     "observations",
@@ -43,6 +45,7 @@ class Recorder(BaseCallback):
         self.seen.append({name: copy.deepcopy(self.locals[name]) for name in names})
         assert self.locals["self"] is self.model
         assert len(self.locals["infos"]) == self.training_env.num_envs
+        assert self.locals["env"] is self.training_env
         self.seen[-1]["n_steps"] = self.locals["n_steps"]
         self.seen[-1]["pos"] = self.locals["rollout_buffer"].pos
         if self.model.fast_rollout:
@@ -53,6 +56,7 @@ class Recorder(BaseCallback):
         self.events.append("end")
         assert self.locals["n_steps"] == self.model.n_steps
         assert self.locals["values"].shape == (self.training_env.num_envs, 1)
+        np.testing.assert_allclose(self.locals["log_probs"], self.model.rollout_buffer.log_probs[-1], rtol=1e-5)
 
 
 def make(kind, fast, normalize=False):
@@ -139,9 +143,10 @@ def test_time_limits_were_among_what_was_compared():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_fast_rollout_is_used_where_it_applies_and_nowhere_else(kind):
     model = make_model(kind)
+    model._setup_learn(1)
     assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps) == (kind not in PLAIN)
     if kind not in PLAIN:
-        assert isinstance(rollout._acting(model, 8), rollout.PerceptronActing) == (kind in IN_NUMPY)
+        assert isinstance(acting_of(model, 8), PerceptronActing) == (kind in IN_NUMPY)
 
 
 def break_hook(model):
@@ -160,6 +165,8 @@ def break_forward(model):
 @pytest.mark.parametrize("breakage", [break_hook, break_extractor_hook, break_forward])
 def test_a_policy_that_does_more_than_a_perceptron_takes_the_plain_loop(breakage):
     model = make_model("box")
+    model._setup_learn(1)
+    assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps)
     breakage(model)
     assert not rollout.applies(model, model.env, model.rollout_buffer, model.n_steps)
     model.learn(64)
@@ -209,6 +216,47 @@ def test_a_callback_may_change_the_policy_before_a_rollout_and_not_during_it():
     with pytest.raises(ValueError, match="changed the policy's weights during the rollout"):
         make("box", True).learn(120, callback=Anneal("step"))
     assert make("box", False).learn(120, callback=Anneal("step")).num_timesteps == 120
+
+
+@pytest.mark.parametrize("kind", ["box", "gsde"])
+def test_weights_that_were_lent_and_brought_back_are_no_change_and_hidden_writes_are_one(kind):
+    class Lend(BaseCallback):
+        def __init__(self, brings_back):
+            super().__init__()
+            self.brings_back = brings_back
+
+        def _on_step(self):
+            for parameter in self.model.policy.parameters():
+                before = parameter.data.clone()
+                parameter.data.mul_(0.99)
+                if self.brings_back:
+                    parameter.data.copy_(before)
+            return True
+
+    assert make(kind, True).learn(120, callback=Lend(True)).num_timesteps == 120
+    with pytest.raises(ValueError, match="changed the policy's weights during the rollout"):
+        make(kind, True).learn(120, callback=Lend(False))
+
+
+def test_a_callback_can_look_ahead_in_a_copy_of_the_environment():
+    class LookAhead(BaseCallback):
+        def _on_step(self):
+            copied = copy.deepcopy(self.training_env)
+            before = self.training_env.envs[0].total_steps
+            copied.step(np.ones((3, 3), np.float32))
+            assert self.training_env.envs[0].total_steps == before
+            assert copied.envs[0].total_steps == before + 1
+            return True
+
+    assert make("box", True).learn(120, callback=LookAhead()).num_timesteps == 120
+
+
+def test_observations_that_the_buffer_cannot_keep_are_left_to_the_plain_loop():
+    space = spaces.Box(-100, 100, (3,), np.int32)
+    env = VecNormalize(DummyVecEnv([lambda: Walk(KINDS["discrete"][0], space)]))
+    model = TRPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(32)
+    assert model._last_obs.dtype == np.float32
+    assert not rollout.applies(model, model.env, model.rollout_buffer, 16)
 
 
 def test_a_rollout_of_another_length_than_the_buffer_is_left_to_the_plain_loop():

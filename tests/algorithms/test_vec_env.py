@@ -47,6 +47,7 @@ def play(env, lean, n_steps=30):
         env.step_async(rng.uniform(-1, 1, (2, 2)).astype(np.float32))
         if lean:
             with lean_stepping(env):
+                assert "step_wait" in vars(env.unwrapped)
                 result = env.step_wait()
         else:
             result = env.step_wait()
@@ -111,6 +112,10 @@ def test_other_environments_are_left_as_they_are():
     mine = Mine([lambda: Walk(ACTIONS, BOX)])
     with lean_stepping(mine):
         assert "step_wait" not in vars(mine)
+    pair = spaces.Tuple((BOX, BOX))
+    both = DummyVecEnv([lambda: Walk(ACTIONS, pair)])
+    with lean_stepping(both):
+        assert "step_wait" not in vars(both)
     other = SubprocVecEnv([lambda: Walk(ACTIONS, BOX)])
     with lean_stepping(other):
         assert "step_wait" not in vars(other)

@@ -134,3 +134,9 @@ def test_steps_are_saved_on_a_network_of_real_size():
     assert helped.cg.steps < plain.cg.steps / 2
     a, b = helped.full_step, plain.full_step
     assert float(a @ b / (a.norm() * b.norm())) > 0.999
+
+
+def test_directions_without_curvature_are_finite_without_damping_too():
+    factors = Factors([(th.diag(th.tensor([1.0, 0.0])), th.eye(2))], th.zeros(1), th.ones(()))
+    result = kronecker_preconditioner(factors, 0.0)(th.ones(5))
+    assert th.isfinite(result).all()

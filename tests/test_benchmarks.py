@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed_plot import Measurement, Table, read, read_conditions, replace_row
+from benchmarks.speed_plot import Measurement, Table, learn_table, main_table, read, read_conditions, replace_row
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,3 +67,9 @@ def test_the_speed_benchmark_leaves_figures_tables_and_what_they_are_made_of(tmp
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
 def test_every_benchmark_can_be_imported(name):
     subprocess.run([sys.executable, "-W", "ignore", "-c", f"import benchmarks.{name}"], check=True, cwd=ROOT)
+
+
+def test_the_readme_has_the_tables_of_the_last_measurement():
+    table, readme = Table(read(ROOT / "benchmarks" / "speed")), (ROOT / "README.md").read_text()
+    assert main_table(table) in readme, "put in what `python -m benchmarks.speed --plot-only` prints"
+    assert learn_table(table) in readme

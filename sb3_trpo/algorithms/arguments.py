@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_trpo.algorithms.critic import GaussNewtonRegression, MinibatchRegression, Regression
+from sb3_trpo.algorithms.regressions import GaussNewtonRegression, MinibatchRegression, Regression
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
 
 Check = Callable[[str, Any], None]

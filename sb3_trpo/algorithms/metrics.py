@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from stable_baselines3.common.logger import Logger
 
-from sb3_trpo.algorithms.critic import CriticFit
+from sb3_trpo.algorithms.regressions import CriticFit
 from sb3_trpo.core.natural_step import NaturalStep
 
 BEGIN, END = "<!-- metrics -->", "<!-- end of metrics -->"

@@ -22,15 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo.algorithms import arguments, metrics, rollout
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import first_rows, select, slices, whole_rollout
-from sb3_trpo.algorithms.critic import (
-    Critic,
-    CriticFit,
-    Regression,
-    Settings,
-    fit_critic,
-    keep_critic_only,
-    narrowed_state,
-)
+from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state
+from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
@@ -82,7 +75,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     :param fast_rollout: evaluate the critic after the rollout, and step plain perceptrons in numpy, instead of
         Stable-Baselines3's own loop (see `sb3_trpo.algorithms.rollout`)
     :param critic: how the critic is fitted: ``"minibatch"`` by the policy's optimiser, ``"gauss_newton"`` by
-        natural-gradient steps on the whole rollout, or a class like those in `sb3_trpo.algorithms.critic`
+        natural-gradient steps on the whole rollout, or a class like those in `sb3_trpo.algorithms.regressions`
     :param cg_preconditioner: ``"kronecker"`` has conjugate gradient converge sooner by Kronecker factors of the Fisher
         matrix of a perceptron; a solution closer to the exact one is not always the better step, hence None
     :param critic_kwargs: further arguments of the fit, such as ``{"holdout": 0.1}``

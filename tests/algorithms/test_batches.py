@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
-from sb3_trpo.algorithms import batches, on_policy
-from sb3_trpo.algorithms import critic as critic_module
+from sb3_trpo.algorithms import batches, on_policy, regressions
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import SavedBytes, slices
 from sb3_trpo.core import fisher
@@ -51,7 +50,7 @@ def test_an_update_in_batches_is_the_same_update(kind, kept_bytes, critic, monke
     monkeypatch.setitem(batches.BATCH_BYTES, "cpu", 64)  # 64 rows of three bytes: three batches
     monkeypatch.setattr(fisher, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr(on_policy, "slices", three)
-    monkeypatch.setattr(critic_module, "slices", three)
+    monkeypatch.setattr(regressions, "slices", three)
     cut, cut_weights = update()
     assert len(cuts) == 1 + (kind == "dict_sub_sampled") + 3 * (critic == "gauss_newton")
     assert whole.step.status is cut.step.status

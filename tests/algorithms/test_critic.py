@@ -14,15 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import first_rows, whole_rollout
-from sb3_trpo.algorithms.critic import (
-    Critic,
-    GaussNewtonRegression,
-    MinibatchRegression,
-    Settings,
-    keep_critic_only,
-    narrowed_state,
-    value_function,
-)
+from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state, value_function
+from sb3_trpo.algorithms.regressions import CriticFit, GaussNewtonRegression, MinibatchRegression, Settings
 from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.regression import FoldedDescent
 from tests.algorithms.kinds import KINDS, collect, make_model
@@ -253,8 +246,6 @@ def test_a_critic_of_ones_own():
         """Sets the bias of the last layer to the mean return."""
 
         def fit(self, critic, observations, returns, settings):
-            from sb3_trpo.algorithms.critic import CriticFit
-
             with th.no_grad():
                 critic.policy.value_net.bias.fill_(returns.mean())
             return CriticFit(1.5)

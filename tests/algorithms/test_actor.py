@@ -5,10 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common import policies
 from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch.testing import assert_close
 
+from sb3_trpo import TRPO
 from sb3_trpo.algorithms import actor as actor_module
 from sb3_trpo.algorithms.action_distribution import as_core_distribution
 from sb3_trpo.algorithms.actor import Actor
@@ -16,6 +19,7 @@ from sb3_trpo.algorithms.batches import first_rows
 from sb3_trpo.algorithms.critic import Critic
 from sb3_trpo.core.parameters import flat_gradient
 from tests.algorithms.kinds import KINDS, OpaqueCategorical, collect, make_model
+from tests.envs import Contextual
 
 DOUBLE_BACKPROP = {"beta", "opaque_discrete", "no_entropy"}
 CLOSED_FORM = {
@@ -80,6 +84,20 @@ def test_products_equal_the_hessian_of_the_kl_on_real_policies_in_float64(kind, 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_products_equal_the_hessian_of_the_kl_on_real_policies(kind):
     model = make_model(kind)
+    check_products(model, batch_of(model), rtol=1e-4)
+
+
+@pytest.mark.parametrize("net", [[400, 300], [256, 256]], ids=str)
+@pytest.mark.parametrize("activation", [th.nn.ReLU, th.nn.Tanh])
+def test_products_of_wide_networks(net, activation):
+    model = make_model("box", policy_kwargs={"net_arch": net, "activation_fn": activation})
+    check_products(model, batch_of(model), rtol=1e-4)
+
+
+def test_products_of_the_usual_network_for_images():
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    env = DummyVecEnv([lambda: Contextual(spaces.Discrete(6), space) for _ in range(2)])
+    model = TRPO("CnnPolicy", env, n_steps=16, batch_size=16, seed=0, device="cpu")
     check_products(model, batch_of(model), rtol=1e-4)
 
 

@@ -1,7 +1,11 @@
 """An update in batches, with or without what is kept between products, is the update of the whole rollout."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +113,39 @@ def test_graphs_are_freed_as_soon_as_nobody_wants_them(kind):
     del linearization, attached
     gc.collect()
     assert [reference() for reference in references] == [None, None]
+
+
+MEMORY_OF_AN_UPDATE = """
+import sys
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+from sb3_trpo import TRPO
+from tests.algorithms.kinds import collect
+from tests.envs import Contextual
+
+def kib(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+env = DummyVecEnv([lambda: Contextual(spaces.Discrete(6), space)])
+settings = {"n_steps": int(sys.argv[1]), "cg_max_steps": 2, "n_critic_updates": 1, "seed": 0, "device": "cpu"}
+model = collect(TRPO("CnnPolicy", env, **settings))
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak
+before = kib("VmRSS")
+model.train()
+print((kib("VmHWM") - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel does not tell the peak of memory")
+def test_the_memory_of_an_update_does_not_grow_with_the_rollout():
+    """Four times the frames, whose graphs alone would take 800 MiB more."""
+
+    def growth(n_steps):
+        command = [sys.executable, "-W", "ignore", "-c", MEMORY_OF_AN_UPDATE, str(n_steps)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+    assert growth(2048) - growth(512) < 200  # copies of the frames themselves, 41 MiB each

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sb3_trpo"
 # What each part may import of the package, and which parts may import a library at all.
 ALLOWED = {
+    "__main__": {"zoo"},
     "core": {"core"},
     "algorithms": {"algorithms", "extensions", "distributed", "core"},
     "extensions": {"extensions", "core"},

@@ -1,0 +1,184 @@
+"""Environments and models built from hyperparameters."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gymnasium as gym
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
+
+from sb3_trpo.zoo.algorithms import algorithm_class
+from sb3_trpo.zoo.errors import UsageError, did_you_mean
+from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams, model_arguments, normalize_kwargs
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+T = TypeVar("T")
+
+VEC_ENVS: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+"""Names of RL Zoo's ``--vec-env``."""
+
+
+def check_env(env_id: str) -> None:
+    """Refuse, with the nearest name, an environment that is not registered or whose package is missing."""
+    try:
+        gym.spec(env_id)
+    except gym.error.Error as error:
+        known = [name for name in gym.registry if name.split("-")[0] == env_id.split("-")[0]] or list(gym.registry)
+        near = did_you_mean(env_id, known)
+        hint = near if near.startswith(", did") else ": " + " ".join(str(error).split())
+        raise UsageError(f"environment {env_id!r} is not registered{hint}") from None
+    except ImportError as error:
+        raise UsageError(f"environment {env_id!r}: {error}") from error
+
+
+def make_env(
+    env_id: str,
+    hyperparams: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    n_envs: int | None = None,
+    vec_env: str = "dummy",
+    monitor_folder: Path | None = None,
+    training: bool = True,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VecEnv:
+    """The vectorised environment that the hyperparameters ask for.
+
+    :param n_envs: environments side by side, those of the hyperparameters by default
+    :param vec_env: ``"dummy"`` for one process, ``"subproc"`` for one each
+    :param monitor_folder: where the episodes are logged, None for nowhere
+    :param training: False for evaluation: observation statistics stand still and rewards are not normalised
+    :param env_kwargs: arguments of the environment on top of those of the hyperparameters
+    :raises UsageError: for an environment or wrapper that does not exist
+    """
+    check_env(env_id)
+    if vec_env not in VEC_ENVS:
+        raise UsageError(f"vec_env={vec_env!r} is unknown{did_you_mean(vec_env, VEC_ENVS)}")
+    wrappers = _classes(hyperparams.get("env_wrapper"), "env_wrapper", gym.Wrapper)
+    vec_wrappers = _classes(hyperparams.get("vec_env_wrapper"), "vec_env_wrapper", VecEnvWrapper)  # type: ignore[type-abstract]
+    try:
+        env: VecEnv = make_vec_env(
+            env_id,
+            int(hyperparams.get("n_envs", 1)) if n_envs is None else n_envs,
+            seed=seed,
+            monitor_dir=None if monitor_folder is None else str(monitor_folder),
+            wrapper_class=_wrapper(wrappers),
+            env_kwargs={**dictionary(hyperparams, "env_kwargs"), **(env_kwargs or {})},
+            vec_env_cls=VEC_ENVS[vec_env],
+            monitor_kwargs=dictionary(hyperparams, "monitor_kwargs"),
+        )
+    except gym.error.Error as error:
+        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(str(error).split())}") from error
+    for wrapper, kwargs in vec_wrappers:
+        env = wrapper(env, **kwargs)
+    normalize = normalize_kwargs(hyperparams)
+    if normalize is not None:
+        env = VecNormalize(env, **normalize)
+        if not training:
+            env.training = env.norm_reward = False
+    if hyperparams.get("frame_stack"):
+        env = VecFrameStack(env, int(hyperparams["frame_stack"]))
+    space = env.observation_space
+    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
+        env = VecTransposeImage(env)
+    return env
+
+
+def make_model(
+    algo: str,
+    env_id: str,
+    hyperparams: Hyperparams | None = None,
+    *,
+    seed: int | None = None,
+    device: str = "auto",
+    verbose: int = 0,
+    env: VecEnv | None = None,
+    tensorboard_log: str | None = None,
+) -> "BaseAlgorithm":
+    """The untrained model that the hyperparameters ask for, in their environment.
+
+    .. code-block:: python
+
+        model = make_model("trpo", "HalfCheetah-v5", seed=1)
+        model.learn(load_hyperparams("trpo", "HalfCheetah-v5")["n_timesteps"])
+
+    :param algo: short name or ``module:Class``
+    :param hyperparams: an entry of a hyperparameter file, the shipped one by default
+    :param env: environment to use instead of the one that the hyperparameters describe
+    :raises UsageError: for an algorithm, environment or argument that cannot be used
+    """
+    chosen = load_hyperparams(algo, env_id) if hyperparams is None else hyperparams
+    algorithm = algorithm_class(algo)
+    arguments = model_arguments(chosen)
+    if isinstance(arguments["policy"], str) and "." in arguments["policy"]:
+        arguments["policy"] = import_class(arguments["policy"], "policy", object)
+    made = make_env(env_id, chosen, seed=seed) if env is None else env
+    try:
+        return algorithm(
+            env=made, seed=seed, device=device, verbose=verbose, tensorboard_log=tensorboard_log, **arguments
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        if env is None:
+            made.close()
+        raise UsageError(f"{algo} cannot be built for {env_id}: {' '.join(str(error).split())}") from error
+
+
+def make_callbacks(hyperparams: Mapping[str, Any]) -> list[BaseCallback]:
+    """The training callbacks that the hyperparameters name."""
+    named = _classes(hyperparams.get("callback"), "callback", BaseCallback)  # type: ignore[type-abstract]
+    return [cls(**kwargs) for cls, kwargs in named]
+
+
+def import_class(path: str, name: str, base: type[T]) -> type[T]:
+    """The class at ``module.Class``.
+
+    :param name: of the hyperparameter, for the message
+    :raises UsageError: when it does not exist or is no subclass of ``base``
+    """
+    module, _, attribute = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UsageError(f"{name}={path!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UsageError(f"{name}={path!r} must be a subclass of {base.__name__}")
+    return found
+
+
+def _classes(value: Any, name: str, base: type[T]) -> list[tuple[type[T], dict[str, Any]]]:
+    """Classes and their arguments of ``class``, ``{class: arguments}``, or a list of them."""
+    found = []
+    for item in [] if value is None else value if isinstance(value, list) else [value]:
+        pairs = list(item.items()) if isinstance(item, dict) else [(item, {})]
+        if len(pairs) != 1 or not isinstance(pairs[0][1] or {}, dict):
+            raise UsageError(f"{name}={item!r} must be one class, or one class with its arguments: {{class: {{...}}}}")
+        found.append((import_class(pairs[0][0], name, base), pairs[0][1] or {}))
+    return found
+
+
+def _wrapper(
+    classes: list[tuple[type[gym.Wrapper[Any, Any, Any, Any]], dict[str, Any]]],
+) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None:
+    if not classes:
+        return None
+
+    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        for cls, kwargs in classes:
+            env = cls(env, **kwargs)
+        return env
+
+    return wrap

@@ -1,0 +1,153 @@
+"""Where to search for hyperparameters: one function per algorithm, for Optuna.
+
+    def objective(trial):
+        model = TRPO("MlpPolicy", "HalfCheetah-v5", **sample_trpo_params(trial, n_actions=6))
+        model.learn(2e5)
+        return evaluate_policy(model, model.get_env())[0]
+
+`sample_trpo_params` has the signature of RL Zoo's samplers and gives constructor arguments; `sample_environment` adds
+what belongs to the environment, and `start_params` is the way back: the point of the space at which an entry lies.
+Numbers have three significant digits, so that a file holds exactly what was tried.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_trpo.zoo.hyperparams import model_arguments
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+NET_ARCHS = {
+    "small": {"pi": [64, 64], "vf": [64, 64]},
+    "wide_critic": {"pi": [64, 64], "vf": [256, 256]},
+    "medium": {"pi": [256, 256], "vf": [256, 256]},
+}
+"""Layers of actor and critic. A wider critic is what Andrychowicz et al. 2020 (arXiv 2006.05990) recommend."""
+
+ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
+N_ENVS = [1, 2, 4, 8, 16]
+
+
+def sample_trpo_params(
+    trial: "Trial", n_actions: int = 0, n_envs: int = 1, additional_args: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Constructor arguments of `TRPO` for one trial.
+
+    RL Zoo's sampler leaves out damping, line search and initial standard deviation. They matter: the damping decides
+    how far the step turns from the natural gradient to the plain one, the deviation how far the first policies explore.
+
+    :param n_actions: dimension of a ``Box`` action, 0 for other actions, which have no standard deviation
+    :param n_envs: environments stepped side by side; the size of the rollout does not depend on it
+    :param additional_args: RL Zoo passes them; not used
+    """
+    # Steps of a rollout: fewer give noisy Fisher estimates, more give few updates. 2048 is the custom.
+    rollout = 2 ** trial.suggest_int("rollout_pow", 9, 13)
+    # Horizons of 10 to 10,000 steps: what matters first, says Andrychowicz et al. 2020.
+    gamma = 1 - _float(trial, "one_minus_gamma", 1e-4, 0.1, log=True)
+    gae_lambda = 1 - _float(trial, "one_minus_gae_lambda", 5e-3, 0.2, log=True)
+    # Joint KL in nats. Engstrom et al. 2020 (arXiv 2005.12729) tuned 0.04 to 0.13, the first paper took 0.01.
+    target_kl = _float(trial, "target_kl", 3e-3, 0.2, log=True)
+    # Of the joint Fisher matrix. Below 1e-3 conjugate gradient follows the noise, at 1 the step is nearly plain.
+    cg_damping = _float(trial, "cg_damping", 1e-3, 1.0, log=True)
+    # Stopping early regularises, late costs time: from a rough direction to the tolerance.
+    cg_max_steps = trial.suggest_int("cg_max_steps", 5, 25)
+    # Halving is fast and coarse; 0.9 lands close to the radius but needs more candidates.
+    shrinking = _float(trial, "line_search_shrinking_factor", 0.5, 0.9)
+    learning_rate = _float(trial, "learning_rate", 1e-4, 3e-3, log=True)
+    is_linear = trial.suggest_categorical("learning_rate_schedule", ["linear", "constant"]) == "linear"
+    # Passes and minibatch size of the critic: together the number of its steps per rollout.
+    n_critic_updates = trial.suggest_int("n_critic_updates", 5, 30)
+    batch_size = trial.suggest_categorical("batch_size", [32, 64, 128, 256, 512])
+    policy_kwargs: dict[str, Any] = {
+        "net_arch": NET_ARCHS[trial.suggest_categorical("net_arch", list(NET_ARCHS))],
+        "activation_fn": ACTIVATIONS[trial.suggest_categorical("activation_fn", list(ACTIVATIONS))],
+    }
+    if n_actions > 0:
+        # Standard deviations of 0.14 to 1: actions are scaled to [-1, 1] in most tasks.
+        policy_kwargs["log_std_init"] = _float(trial, "log_std_init", -2.0, 0.0)
+    return {
+        "n_steps": max(rollout // n_envs, 8),
+        "gamma": round(gamma, 6),
+        "gae_lambda": round(gae_lambda, 6),
+        "target_kl": target_kl,
+        "cg_damping": cg_damping,
+        "cg_max_steps": cg_max_steps,
+        "line_search_shrinking_factor": shrinking,
+        "learning_rate": LinearSchedule(learning_rate, 0.0, 1.0) if is_linear else learning_rate,
+        "n_critic_updates": n_critic_updates,
+        "batch_size": batch_size,
+        "policy_kwargs": policy_kwargs,
+    }
+
+
+def _float(trial: "Trial", name: str, low: float, high: float, log: bool = False) -> float:
+    return float(f"{trial.suggest_float(name, low, high, log=log):.3g}")
+
+
+def sample_environment(trial: "Trial", can_normalize: bool = True) -> dict[str, Any]:
+    """How many environments, and whether observations and rewards are normalised.
+
+    :param can_normalize: False for observations that are images or integers
+    """
+    # More environments see more starts per rollout, and fewer steps of each episode.
+    n_envs = trial.suggest_categorical("n_envs", N_ENVS)
+    # Rewards scaled by their running return, observations standardised: most of PPO's lead in Engstrom et al. 2020.
+    normalize = can_normalize and trial.suggest_categorical("normalize", [True, False])
+    return {"n_envs": n_envs, "normalize": normalize}
+
+
+def convert_trpo_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from the parameters of a finished trial, as RL Zoo's ``--trial-id`` wants them."""
+    from optuna.trial import FixedTrial
+
+    n_actions = int("log_std_init" in params)
+    return sample_trpo_params(FixedTrial(dict(params)), n_actions, params.get("n_envs", 1))  # type: ignore[arg-type]
+
+
+def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normalize: bool = True) -> dict[str, Any]:
+    """The point of the space nearest to an entry: what a search tries first, and has to beat.
+
+    :param hyperparams: entry of a hyperparameter file; what it leaves out has the default of `TRPO`
+    """
+    chosen = {
+        "n_envs": 1, "n_steps": 2048, "gamma": 0.99, "gae_lambda": 0.95, "target_kl": 0.01, "cg_damping": 0.1,
+        "cg_max_steps": 15, "line_search_shrinking_factor": 0.8, "learning_rate": 1e-3, "n_critic_updates": 10,
+        "batch_size": 128, "policy_kwargs": {}, "normalize": False,
+        **hyperparams, **model_arguments(hyperparams),
+    }  # fmt: skip
+    rate, policy_kwargs = chosen["learning_rate"], chosen["policy_kwargs"] or {}
+    net_arch = policy_kwargs.get("net_arch", NET_ARCHS["small"])
+    layers = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "vf": net_arch}
+    known = [name for name, arch in NET_ARCHS.items() if arch == layers]
+    activation = [name for name, cls in ACTIVATIONS.items() if cls is policy_kwargs.get("activation_fn", th.nn.Tanh)]
+
+    def within(value: Any, low: float, high: float) -> float:
+        return min(max(float(value(1.0) if callable(value) else value), low), high)
+
+    params = {
+        "n_envs": min(N_ENVS, key=lambda n: abs(n - chosen["n_envs"])),
+        "normalize": bool(chosen["normalize"]),
+        "rollout_pow": round(within(math.log2(chosen["n_steps"] * chosen["n_envs"]), 9, 13)),
+        "one_minus_gamma": within(1 - chosen["gamma"], 1e-4, 0.1),
+        "one_minus_gae_lambda": within(1 - chosen["gae_lambda"], 5e-3, 0.2),
+        "target_kl": within(chosen["target_kl"], 3e-3, 0.2),
+        "cg_damping": within(chosen["cg_damping"], 1e-3, 1.0),
+        "cg_max_steps": round(within(chosen["cg_max_steps"], 5, 25)),
+        "line_search_shrinking_factor": within(chosen["line_search_shrinking_factor"], 0.5, 0.9),
+        "learning_rate": within(rate, 1e-4, 3e-3),
+        "learning_rate_schedule": "linear" if callable(rate) else "constant",
+        "n_critic_updates": round(within(chosen["n_critic_updates"], 5, 30)),
+        "batch_size": min([32, 64, 128, 256, 512], key=lambda size: abs(math.log2(size / chosen["batch_size"]))),
+        "net_arch": known[0] if known else "small",
+        "activation_fn": activation[0] if activation else "tanh",
+    }
+    if n_actions > 0:
+        params["log_std_init"] = within(policy_kwargs.get("log_std_init", 0.0), -2.0, 0.0)
+    if not can_normalize:
+        del params["normalize"]
+    return params

@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.choices                          # all that is missing in choices.csv, two at a time
     .venv/bin/python -m benchmarks.choices --choices fewer_steps    # one of them against the default
 
-Settings of hyperparams/trpo.yml, one thread each. ``mean_return`` is the training return averaged over the whole run,
-one value for each rollout (Stable-Baselines3's mean of the last 100 episodes), ``final_return`` that of the last twenty
-rollouts. A run that is in the file is not made again.
+Settings of benchmarks/first_guess.yml, one thread each. ``mean_return`` is the training return averaged over the
+whole run, one value for each rollout (Stable-Baselines3's mean of the last 100 episodes), ``final_return`` that of the
+last twenty rollouts. A run that is in the file is not made again.
 """
 
 import argparse
@@ -19,8 +19,10 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from examples.train import hush_mujoco, make_env, settings
-from sb3_trpo import TRPO
+from benchmarks.halfcheetah import FIRST_GUESS
+from sb3_trpo.zoo.hyperparams import load_hyperparams
+from sb3_trpo.zoo.models import make_model
+from sb3_trpo.zoo.training import hush_mujoco
 
 RESULTS = Path(__file__).parent / "choices.csv"
 COLUMNS = ("env", "choice", "seed", "steps", "mean_return", "final_return", "seconds")
@@ -55,10 +57,11 @@ def run(job: tuple[str, str, int, int]) -> dict[str, Any]:
     env_id, choice, seed, steps = job
     hush_mujoco()
     th.set_num_threads(1)
-    env, returns, started = make_env(env_id, seed), Returns(), time.perf_counter()
-    model = TRPO("MlpPolicy", env, seed=seed, device="cpu", **{**settings(env_id), **CHOICES[choice]})
+    returns, started = Returns(), time.perf_counter()
+    hyperparams = {**load_hyperparams("trpo", env_id, FIRST_GUESS), **CHOICES[choice]}
+    model = make_model("trpo", env_id, hyperparams, seed=seed, device="cpu")
     model.learn(steps, callback=returns)
-    env.close()
+    model.env.close()
     mean, final = np.mean(returns.returns), np.mean(returns.returns[-20:])
     values = (*job, round(float(mean)), round(float(final)), round(time.perf_counter() - started, 1))
     return dict(zip(COLUMNS, values, strict=True))

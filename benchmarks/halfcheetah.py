@@ -6,7 +6,7 @@
 Each run writes one CSV (env, implementation, seed, step, train_return, wall_s, eval_mean, eval_std, n_episodes) when
 it has finished; those of one seed run close together, so that wall-clock is compared under the same load. Both get
 the same settings, translated: the defaults (one environment, no normalisation) at a joint radius of 0.06, and "tuned",
-the entry of hyperparams/trpo.yml. One thread each.
+the entry of benchmarks/first_guess.yml. One thread each.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 
 ENV = "HalfCheetah-v5"
 FOLDER = Path(__file__).parent / "halfcheetah"
+FIRST_GUESS = Path(__file__).parent / "first_guess.yml"
 COLUMNS = ["env", "implementation", "seed", "step", "train_return", "wall_s", "eval_mean", "eval_std", "n_episodes"]
 IMPLEMENTATIONS = ("sb3_trpo", "sb3_contrib", "sb3_trpo, tuned", "sb3_contrib, tuned")
 ACTION_DIMENSIONS = 6
@@ -27,17 +28,20 @@ ACTION_DIMENSIONS = 6
 
 def make_model(implementation: str, seed: int):
     """The contestant, untrained: both packages get the same settings, sb3-contrib's averaged over the actions."""
-    from examples.train import make_env, settings
+    from sb3_trpo.zoo.hyperparams import load_hyperparams, model_arguments
+    from sb3_trpo.zoo.models import make_env
 
     package, _, tuned = implementation.partition(", ")
-    joint = {"cg_damping": 0.1, **settings(ENV)} if tuned else {"target_kl": 0.06, "cg_damping": 0.6}
+    hyperparams = load_hyperparams("trpo", ENV, FIRST_GUESS)
+    joint = {"cg_damping": 0.1, **model_arguments(hyperparams)} if tuned else {"target_kl": 0.06, "cg_damping": 0.6}
     if package == "sb3_trpo":
         from sb3_trpo import TRPO
     else:
         from sb3_contrib import TRPO
 
         joint.update({name: joint[name] / ACTION_DIMENSIONS for name in ("target_kl", "cg_damping")})
-    return TRPO("MlpPolicy", make_env(ENV, seed) if tuned else ENV, seed=seed, device="cpu", **joint)
+    env = make_env(ENV, hyperparams, seed=seed) if tuned else ENV
+    return TRPO(env=env, seed=seed, device="cpu", **{"policy": "MlpPolicy", **joint})
 
 
 def train_one(implementation: str, seed: int, total_steps: int, file: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.logger import configure
 
-from examples.train import hush_mujoco
+from sb3_trpo.zoo.training import hush_mujoco
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import first_rows, whole_rollout

@@ -54,7 +54,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_trpo
 from benchmarks.speed_plot import MEMORY_ROWS, MEMORY_WIDTH, ROLLOUT, Measurement
-from examples.train import hush_mujoco
+from sb3_trpo.zoo.training import hush_mujoco
 
 ALGORITHMS: dict[str, type[OnPolicyAlgorithm]] = {
     "sb3_trpo": sb3_trpo.TRPO,

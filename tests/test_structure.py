@@ -84,25 +84,15 @@ def test_the_example_of_the_readme_runs(tmp_path):
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path)
 
 
-def test_help_of_the_training_script_helps():
-    output = subprocess.run(
-        [sys.executable, "examples/train.py", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert "--steps" in output.stdout
-    for wrong, complaint in [(["--env", "NoSuchEnv-v0"], "NoSuchEnv"), (["--steps", "0"], "whole number >= 1")]:
-        refused = subprocess.run(
-            [sys.executable, "examples/train.py", *wrong], capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        assert refused.returncode == 2
-        assert complaint in refused.stderr
-        assert "Traceback" not in refused.stderr
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda file: file.name)
+def test_examples_have_help(script):
+    output = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    assert "--seed" in output.stdout
+    assert len(script.read_text().splitlines()) < 60
 
 
-def test_the_training_script_trains_evaluates_and_leaves_its_results(tmp_path):
-    command = [sys.executable, "examples/train.py", "--env", "CartPole-v1", "--steps", "2048", "--logs", str(tmp_path)]
-    for number in (1, 2):
-        output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        assert "deterministic return over 20 episodes" in output
-        left = {path.name for path in (tmp_path / "trpo" / f"CartPole-v1_{number}").iterdir()}
-        assert {"model.zip", "progress.csv", "learning_curve.png", "0.monitor.csv"} <= left
-        assert any(name.startswith("events") for name in left)
+def test_the_training_example_trains_evaluates_and_saves(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "train.py", "--env", "Pendulum-v1", "--steps", "2048"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert "return over 20 episodes: -" in output
+    assert (tmp_path / "model.zip").is_file()

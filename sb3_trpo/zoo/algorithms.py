@@ -1,4 +1,4 @@
-"""Algorithms by name: ours, RL Zoo's short names, and any class of Stable-Baselines3's interface.
+"""Algorithms and other classes by name: ours, RL Zoo's short names, and any class of Stable-Baselines3's interface.
 
 trpo                            sb3_trpo.TRPO
 ppo, a2c                        stable_baselines3's
@@ -7,12 +7,14 @@ sb3_contrib:TRPO                module and class, separated by a colon
 
 import importlib
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
+
+T = TypeVar("T")
 
 ALGORITHMS = {
     "trpo": "sb3_trpo:TRPO",
@@ -37,19 +39,47 @@ def algorithm_class(algo: str) -> "type[BaseAlgorithm]":
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     module, separator, name = ALGORITHMS.get(algo, algo).partition(":")
-    if not separator:
+    if not (module and separator and name):
         raise UsageError(f"algorithm {algo!r} is unknown{did_you_mean(algo, ALGORITHMS)} (or write module:Class)")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
+    except (ImportError, TypeError) as error:  # a TypeError for relative names
         raise UsageError(f"algorithm {algo!r}: {error}; install it, or choose another") from error
     if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):
-        known = [key for key, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
+        classes = vars(importlib.import_module(module)).items()
+        known = [key for key, cls in classes if isinstance(cls, type) and issubclass(cls, BaseAlgorithm)]
         raise UsageError(f"algorithm {algo!r}: {module} has no algorithm {name!r}{did_you_mean(name, known)}")
     return found
 
 
 def argument_names(algo: str) -> list[str]:
-    """Names of the constructor arguments that a hyperparameter file may set."""
-    parameters = inspect.signature(algorithm_class(algo)).parameters
-    return [name for name in parameters if name not in SET_BY_THE_CALLER]
+    """Names of the constructor arguments that a hyperparameter file may set.
+
+    Those of a class that passes ``**kwargs`` on are its own and its parent's.
+    """
+    names: dict[str, None] = {}
+    for cls in algorithm_class(algo).__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+        names.update(dict.fromkeys(p.name for p in named))
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in names if name not in SET_BY_THE_CALLER]
+
+
+def import_class(path: str, name: str, base: type[T]) -> type[T]:
+    """The class at ``module.Class``.
+
+    :param name: of the hyperparameter, for the message
+    :raises UsageError: when it does not exist or is no subclass of ``base``
+    """
+    module, _, attribute = str(path).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{name}={path!r} cannot be imported ({error}): write module.Class") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UsageError(f"{name}={path!r} must be a subclass of {base.__name__}")
+    return found

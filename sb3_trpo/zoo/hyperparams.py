@@ -7,16 +7,19 @@ arguments of the algorithm and the keys of `ENVIRONMENT_KEYS`. ``lin_0.001`` is 
 given twice are refused, a misspelt key is refused with the nearest name, and ``1e6`` is a number.
 """
 
+import inspect
+import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sb3_trpo.zoo.algorithms import OURS, argument_names
+from sb3_trpo.zoo.algorithms import OURS, argument_names, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 from sb3_trpo.zoo.expressions import format_expression, parse_expression
+from sb3_trpo.zoo.plain_yaml import format_yaml, parse_yaml
+from sb3_trpo.zoo.plain_yaml import read_yaml as read_yaml
 
 ENVIRONMENT_KEYS = {
     "n_timesteps": "environment steps to train for",
@@ -31,8 +34,14 @@ ENVIRONMENT_KEYS = {
 }
 """Keys of an entry that are no constructor arguments of the algorithm, and what they mean."""
 
-EXPRESSIONS = ("policy_kwargs", "normalize", "monitor_kwargs", "env_kwargs", "rollout_buffer_kwargs")
-"""Keys whose text is a Python expression, as in RL Zoo."""
+EXPRESSIONS = ("policy_kwargs", "normalize", "monitor_kwargs")
+"""Keys whose text is a Python expression in RL Zoo too; `plain` writes their dictionaries as such."""
+
+DICTIONARIES = (*EXPRESSIONS, "env_kwargs", "rollout_buffer_kwargs", "radius_kwargs", "critic_kwargs")
+"""Keys whose text is read as a Python expression here."""
+
+CLASSES = ("policy", "rollout_buffer_class", "radius", "critic")
+"""Keys whose text may be ``module.Class``."""
 
 Hyperparams = dict[str, Any]
 """One entry: plain values as in the file, or the objects they stand for (classes, schedules)."""
@@ -65,12 +74,15 @@ def load_hyperparams(
     """
     path = Path(file) if file is not None else hyperparams_file(algo)
     entries = read_entries(path)
-    names = [env_id, *(["atari"] if env_id.startswith("ALE/") or "NoFrameskip" in env_id else []), "default"]
+    registered = env_id.rpartition(":")[2]  # of Gymnasium's "module:id"
+    is_atari = registered.startswith("ALE/") or "NoFrameskip" in registered
+    names = [env_id, registered, *(["atari"] if is_atari else []), "default"]
     found = next((name for name in names if name in entries), None)
     if found is None:
         raise UsageError(f"{path} has no entry for {env_id!r} and no default one{did_you_mean(env_id, entries)}")
     hyperparams = {**entries[found], **(overrides or {})}
-    check_hyperparams(algo, hyperparams, f"{path}, entry {found}")
+    replaced = f" with {', '.join(overrides)} replaced" if overrides else ""
+    check_hyperparams(algo, hyperparams, f"{path}, entry {found}{replaced}")
     return hyperparams
 
 
@@ -80,23 +92,12 @@ def read_entries(path: str | Path) -> dict[str, Hyperparams]:
     :raises UsageError: when it cannot be read, is no valid YAML, uses tags, or holds anything but entries
     """
     entries = read_yaml(path)
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise UsageError(f"{path} must map environment ids to entries of 'key: value'")
+    if not isinstance(entries, dict):
+        raise UsageError(f"{path} holds {_quoted(entries)}: it must map environment ids to entries of 'key: value'")
+    for name, entry in entries.items():
+        if not isinstance(entry, dict):
+            raise UsageError(f"{path}, entry {name} holds {_quoted(entry)}: it must hold lines of 'key: value'")
     return {str(name): entry for name, entry in entries.items()}
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The contents of a YAML file of plain values.
-
-    :raises UsageError: when it cannot be read, or holds tags, a key twice, or no valid YAML
-    """
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).replace(f'in "{path}"', "").split())
-        raise UsageError(f"{path} is no YAML of plain values: {reason}") from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -108,9 +109,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not (key and separator and value):
         raise UsageError(f"hyperparameter {text!r} must be written key=value, such as target_kl=0.02")
     try:
-        return key, yaml.load(value, Loader=_PlainLoader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"hyperparameter {text!r}: {' '.join(str(error).split())}") from error
+        return key, parse_yaml(value)
+    except ValueError as error:
+        if key in DICTIONARIES:  # an expression need not be YAML: dict(net_arch={'pi': [64]})
+            return key, value
+        raise UsageError(f"hyperparameter {text!r} has no plain value: {error}") from error
 
 
 def check_hyperparams(algo: str, hyperparams: Mapping[str, Any], where: str) -> None:
@@ -124,23 +127,22 @@ def check_hyperparams(algo: str, hyperparams: Mapping[str, Any], where: str) -> 
             raise UsageError(f"{where}: hyperparameter {key!r} is unknown to {algo}{did_you_mean(key, known)}")
     for key, low in (("n_timesteps", 1), ("n_envs", 1), ("frame_stack", 1)):
         value = hyperparams.get(key, low)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < low or value != int(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < low or value != int(value):
             raise UsageError(f"{where}: {key}={value!r} must be a whole number >= {low}")
-    if not isinstance(hyperparams.get("policy", "MlpPolicy"), str | type):
-        raise UsageError(f"{where}: policy={hyperparams['policy']!r} must be a name such as MlpPolicy")
-    normalize_kwargs(hyperparams)
-    arguments = model_arguments(hyperparams)
-    if algo in OURS:
-        from sb3_trpo.algorithms.arguments import check_arguments
-
-        try:
-            check_arguments(arguments)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from None
+    try:
+        _check_wrappers_arguments(hyperparams)
+        arguments = model_arguments(hyperparams)
+        if not isinstance(arguments["policy"], str | type):
+            raise UsageError(f"policy={arguments['policy']!r} must be a name such as MlpPolicy")
+        if algo in OURS:
+            _check_arguments(arguments)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def model_arguments(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of the algorithm, policy included: schedules and expressions are made objects."""
+    """Constructor arguments of the algorithm, policy included: schedules, expressions and classes are made objects."""
     arguments = {key: _value(key, value) for key, value in hyperparams.items() if key not in ENVIRONMENT_KEYS}
     return {"policy": "MlpPolicy", **arguments}
 
@@ -148,9 +150,9 @@ def model_arguments(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
 def normalize_kwargs(hyperparams: Mapping[str, Any]) -> dict[str, Any] | None:
     """Arguments of VecNormalize, its discount factor that of the algorithm; None where it is not asked for."""
     wanted = _value("normalize", hyperparams.get("normalize", False))
-    if not isinstance(wanted, bool | dict):
+    if not isinstance(wanted, bool | dict | None):
         raise UsageError(f"normalize={wanted!r} must be true, false, or arguments such as {{norm_reward: false}}")
-    if wanted is False:
+    if wanted is None or wanted is False:
         return None
     gamma = {"gamma": hyperparams["gamma"]} if "gamma" in hyperparams else {}
     return {**gamma, **(wanted if isinstance(wanted, dict) else {})}
@@ -165,33 +167,50 @@ def dictionary(hyperparams: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def format_entry(env_id: str, hyperparams: Mapping[str, Any]) -> str:
-    """YAML of one entry, ready for a hyperparameter file of this package or of RL Zoo."""
-    return str(yaml.safe_dump({env_id: plain(hyperparams)}, sort_keys=False, width=110))
+    """YAML of one entry, ready for a hyperparameter file of this package or of RL Zoo.
+
+    :raises UsageError: for a value that cannot stand in a file
+    """
+    return format_yaml({env_id: plain(hyperparams)})
 
 
 def plain(hyperparams: Mapping[str, Any]) -> Hyperparams:
-    """The same entry in plain values: classes and schedules become the texts that stand for them."""
+    """The same entry in plain values: classes, schedules and numpy's numbers become what stands for them in a file.
+
+    :raises UsageError: for a value that cannot stand in a file
+    """
     return {key: _plain(key, value) for key, value in hyperparams.items()}
 
 
 def _plain(key: str, value: Any) -> Any:
+    if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        if key in EXPRESSIONS:
+            return format_expression(value)
+        return {_plain(key, name): _plain(key, item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(key, item) for item in value]
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+
     from stable_baselines3.common.utils import LinearSchedule
 
     if isinstance(value, LinearSchedule) and value.end == 0 and value.end_fraction == 1:
-        return f"lin_{value.start!r}"
-    if key in EXPRESSIONS and isinstance(value, dict):
-        return format_expression(value)
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    return value.item() if hasattr(value, "item") else value
+        return f"lin_{float(value.start)!r}"
+    raise UsageError(f"{key}={value!r} cannot stand in a hyperparameter file: use plain values, or a linear schedule")
 
 
 def _value(key: str, value: Any) -> Any:
     """What a plain value of a file stands for."""
     if not isinstance(value, str):
         return value
-    if key in EXPRESSIONS:
+    if key in DICTIONARIES:
         return parse_expression(value, key)
+    if key in CLASSES:
+        return import_class(value, key, object) if "." in value else value
     if value.startswith("lin_"):
         from stable_baselines3.common.utils import LinearSchedule
 
@@ -202,19 +221,30 @@ def _value(key: str, value: Any) -> Any:
     return value
 
 
-class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Plain values only; the numbers of YAML 1.2, ``1e6`` among them; a key given twice is an error."""
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse what our algorithms cannot train with, as far as it shows without an environment."""
+    from sb3_trpo.algorithms.arguments import check_arguments, make_radius_controller, make_regression
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is not None and key != "<<" and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return dict(super().construct_mapping(node, deep))
+    check_arguments(arguments)
+    make_radius_controller(arguments.get("radius", "fixed"), arguments.get("radius_kwargs"))
+    make_regression(arguments.get("critic", "minibatch"), arguments.get("critic_kwargs"))
 
 
-_PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+def _check_wrappers_arguments(hyperparams: Mapping[str, Any]) -> None:
+    """Refuse arguments that VecNormalize and Monitor do not have."""
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    dictionary(hyperparams, "env_kwargs")
+    for key, cls, given in (
+        ("normalize", VecNormalize, normalize_kwargs(hyperparams) or {}),
+        ("monitor_kwargs", Monitor, dictionary(hyperparams, "monitor_kwargs")),
+    ):
+        known = [name for name in inspect.signature(cls).parameters if name not in ("venv", "env", "filename")]
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{key}: argument {name!r} is unknown to {cls.__name__}{did_you_mean(name, known)}")
+
+
+def _quoted(value: Any) -> str:
+    return "nothing" if value is None else reprlib.repr(value)

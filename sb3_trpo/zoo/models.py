@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -19,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_trpo.zoo.algorithms import algorithm_class
+from sb3_trpo.zoo.algorithms import algorithm_class, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams, model_arguments, normalize_kwargs
 
@@ -32,17 +33,27 @@ VEC_ENVS: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVe
 """Names of RL Zoo's ``--vec-env``."""
 
 
-def check_env(env_id: str) -> None:
-    """Refuse, with the nearest name, an environment that is not registered or whose package is missing."""
+def check_env(env_id: str) -> EnvSpec:
+    """What is registered under ``env_id``.
+
+    ``module:id`` imports the module that registers it, as in Gymnasium; Atari's are registered when they are asked for.
+
+    :raises UsageError: with the nearest name, for an environment that is not registered or whose package is missing
+    """
+    module, _, name = env_id.rpartition(":")
     try:
-        gym.spec(env_id)
+        if module:
+            importlib.import_module(module)
+        elif name not in gym.registry and (name.startswith("ALE/") or "NoFrameskip" in name):
+            importlib.import_module("ale_py")
+        return gym.spec(name)
     except gym.error.Error as error:
-        known = [name for name in gym.registry if name.split("-")[0] == env_id.split("-")[0]] or list(gym.registry)
-        near = did_you_mean(env_id, known)
+        known = [known for known in gym.registry if known.split("-")[0] == name.split("-")[0]] or list(gym.registry)
+        near = did_you_mean(name, known)
         hint = near if near.startswith(", did") else ": " + " ".join(str(error).split())
         raise UsageError(f"environment {env_id!r} is not registered{hint}") from None
-    except ImportError as error:
-        raise UsageError(f"environment {env_id!r}: {error}") from error
+    except (ImportError, ValueError, TypeError) as error:
+        raise UsageError(f"environment {env_id!r}: {error}; install the package that registers it") from error
 
 
 def make_env(
@@ -65,36 +76,40 @@ def make_env(
     :param env_kwargs: arguments of the environment on top of those of the hyperparameters
     :raises UsageError: for an environment or wrapper that does not exist
     """
-    check_env(env_id)
+    spec = check_env(env_id)
     if vec_env not in VEC_ENVS:
         raise UsageError(f"vec_env={vec_env!r} is unknown{did_you_mean(vec_env, VEC_ENVS)}")
     wrappers = _classes(hyperparams.get("env_wrapper"), "env_wrapper", gym.Wrapper)
     vec_wrappers = _classes(hyperparams.get("vec_env_wrapper"), "vec_env_wrapper", VecEnvWrapper)  # type: ignore[type-abstract]
+    normalize, monitor_kwargs = normalize_kwargs(hyperparams), dictionary(hyperparams, "monitor_kwargs")
+    all_env_kwargs = {**dictionary(hyperparams, "env_kwargs"), **(env_kwargs or {})}
+    env: VecEnv | None = None
     try:
-        env: VecEnv = make_vec_env(
-            env_id,
+        env = make_vec_env(
+            _maker(spec),
             int(hyperparams.get("n_envs", 1)) if n_envs is None else n_envs,
             seed=seed,
             monitor_dir=None if monitor_folder is None else str(monitor_folder),
             wrapper_class=_wrapper(wrappers),
-            env_kwargs={**dictionary(hyperparams, "env_kwargs"), **(env_kwargs or {})},
+            env_kwargs=all_env_kwargs,
             vec_env_cls=VEC_ENVS[vec_env],
-            monitor_kwargs=dictionary(hyperparams, "monitor_kwargs"),
+            monitor_kwargs=monitor_kwargs,
         )
-    except gym.error.Error as error:
-        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(str(error).split())}") from error
-    for wrapper, kwargs in vec_wrappers:
-        env = wrapper(env, **kwargs)
-    normalize = normalize_kwargs(hyperparams)
-    if normalize is not None:
-        env = VecNormalize(env, **normalize)
-        if not training:
-            env.training = env.norm_reward = False
-    if hyperparams.get("frame_stack"):
-        env = VecFrameStack(env, int(hyperparams["frame_stack"]))
-    space = env.observation_space
-    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
-        env = VecTransposeImage(env)
+        for wrapper, kwargs in vec_wrappers:
+            env = wrapper(env, **kwargs)
+        if normalize is not None:
+            env = VecNormalize(env, **normalize)
+            if not training:
+                env.training = env.norm_reward = False
+        if hyperparams.get("frame_stack"):
+            env = VecFrameStack(env, int(hyperparams["frame_stack"]))
+        if _has_channels_last(env.observation_space):
+            env = VecTransposeImage(env)
+    except _CANNOT_BE_MADE as error:
+        if env is not None:
+            env.close()
+        reason = "its process ended, vec_env='dummy' tells why" if isinstance(error, _PROCESS_ENDED) else str(error)
+        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(reason.split())}") from error
     return env
 
 
@@ -124,39 +139,29 @@ def make_model(
     chosen = load_hyperparams(algo, env_id) if hyperparams is None else hyperparams
     algorithm = algorithm_class(algo)
     arguments = model_arguments(chosen)
-    if isinstance(arguments["policy"], str) and "." in arguments["policy"]:
-        arguments["policy"] = import_class(arguments["policy"], "policy", object)
     made = make_env(env_id, chosen, seed=seed) if env is None else env
     try:
         return algorithm(
             env=made, seed=seed, device=device, verbose=verbose, tensorboard_log=tensorboard_log, **arguments
         )
-    except (TypeError, ValueError, AssertionError) as error:
+    except BaseException as error:
         if env is None:
             made.close()
+        if not isinstance(error, TypeError | ValueError | AssertionError | NotImplementedError):
+            raise
         raise UsageError(f"{algo} cannot be built for {env_id}: {' '.join(str(error).split())}") from error
 
 
 def make_callbacks(hyperparams: Mapping[str, Any]) -> list[BaseCallback]:
-    """The training callbacks that the hyperparameters name."""
-    named = _classes(hyperparams.get("callback"), "callback", BaseCallback)  # type: ignore[type-abstract]
-    return [cls(**kwargs) for cls, kwargs in named]
+    """The training callbacks that the hyperparameters name.
 
-
-def import_class(path: str, name: str, base: type[T]) -> type[T]:
-    """The class at ``module.Class``.
-
-    :param name: of the hyperparameter, for the message
-    :raises UsageError: when it does not exist or is no subclass of ``base``
+    :raises UsageError: for one that does not exist or does not take its arguments
     """
-    module, _, attribute = str(path).rpartition(".")
+    named = _classes(hyperparams.get("callback"), "callback", BaseCallback)  # type: ignore[type-abstract]
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise UsageError(f"{name}={path!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UsageError(f"{name}={path!r} must be a subclass of {base.__name__}")
-    return found
+        return [cls(**kwargs) for cls, kwargs in named]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"callback={hyperparams['callback']!r} cannot be made: {error}") from error
 
 
 def _classes(value: Any, name: str, base: type[T]) -> list[tuple[type[T], dict[str, Any]]]:
@@ -168,6 +173,34 @@ def _classes(value: Any, name: str, base: type[T]) -> list[tuple[type[T], dict[s
             raise UsageError(f"{name}={item!r} must be one class, or one class with its arguments: {{class: {{...}}}}")
         found.append((import_class(pairs[0][0], name, base), pairs[0][1] or {}))
     return found
+
+
+_PROCESS_ENDED = (EOFError, ConnectionError)
+"""What is raised here when an environment has raised in a process of its own."""
+
+_CANNOT_BE_MADE = (gym.error.Error, TypeError, ValueError, AssertionError, ImportError, *_PROCESS_ENDED)
+"""What environments and wrappers raise for arguments they cannot use."""
+
+
+def _maker(spec: EnvSpec) -> Callable[..., gym.Env[Any, Any]]:
+    """Makes the environment of ``spec``: also in a process where nobody has registered it.
+
+    Images are rendered where the environment can, as in Stable-Baselines3, which finds out by a warning.
+    """
+
+    def make(**kwargs: Any) -> gym.Env[Any, Any]:
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()):
+            kwargs = {"render_mode": "rgb_array", **kwargs}
+        return gym.make(spec, **kwargs)
+
+    return make
+
+
+def _has_channels_last(space: gym.Space[Any]) -> bool:
+    """Whether an observation, or a part of it, is an image that Stable-Baselines3 would transpose."""
+    parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
+    return any(is_image_space(part) and not is_image_space_channels_first(part) for part in parts)  # type: ignore[arg-type]
 
 
 def _wrapper(

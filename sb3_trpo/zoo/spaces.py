@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_trpo.zoo.hyperparams import model_arguments
+from sb3_trpo.zoo.hyperparams import Hyperparams, model_arguments, plain
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -30,7 +30,30 @@ NET_ARCHS = {
 """Layers of actor and critic. A wider critic is what Andrychowicz et al. 2020 (arXiv 2006.05990) recommend."""
 
 ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
+BATCH_SIZES = [64, 128, 256, 512]
 N_ENVS = [1, 2, 4, 8, 16]
+
+RANGES: dict[str, tuple[float, float]] = {
+    # Steps of a rollout, as powers of 2: fewer give noisy Fisher estimates, more give few updates. 2048 is the custom.
+    "rollout_pow": (9, 13),
+    # Horizons of 10 to 10,000 steps: what matters first, says Andrychowicz et al. 2020.
+    "one_minus_gamma": (1e-4, 0.1),
+    "one_minus_gae_lambda": (5e-3, 0.2),
+    # Joint KL in nats. Engstrom et al. 2020 (arXiv 2005.12729) tuned 0.04 to 0.13, the first paper took 0.01.
+    "target_kl": (3e-3, 0.2),
+    # Of the joint Fisher matrix. Below 1e-3 conjugate gradient follows the noise, at 1 the step is nearly plain.
+    "cg_damping": (1e-3, 1.0),
+    # Stopping early regularises, late costs time: from a rough direction to the tolerance.
+    "cg_max_steps": (5, 25),
+    # Halving is fast and coarse; 0.9 lands close to the radius but needs more candidates.
+    "line_search_shrinking_factor": (0.5, 0.9),
+    "learning_rate": (1e-4, 3e-3),
+    # Passes of the critic; with the minibatch size the number of its steps, which is what a rollout costs most.
+    "n_critic_updates": (5, 20),
+    # Standard deviations of 0.14 to 1: actions are scaled to [-1, 1] in most tasks.
+    "log_std_init": (-2.0, 0.0),
+}
+"""Least and greatest value of each parameter that is a number."""
 
 
 def sample_trpo_params(
@@ -45,31 +68,23 @@ def sample_trpo_params(
     :param n_envs: environments stepped side by side; the size of the rollout does not depend on it
     :param additional_args: RL Zoo passes them; not used
     """
-    # Steps of a rollout: fewer give noisy Fisher estimates, more give few updates. 2048 is the custom.
-    rollout = 2 ** trial.suggest_int("rollout_pow", 9, 13)
-    # Horizons of 10 to 10,000 steps: what matters first, says Andrychowicz et al. 2020.
-    gamma = 1 - _float(trial, "one_minus_gamma", 1e-4, 0.1, log=True)
-    gae_lambda = 1 - _float(trial, "one_minus_gae_lambda", 5e-3, 0.2, log=True)
-    # Joint KL in nats. Engstrom et al. 2020 (arXiv 2005.12729) tuned 0.04 to 0.13, the first paper took 0.01.
-    target_kl = _float(trial, "target_kl", 3e-3, 0.2, log=True)
-    # Of the joint Fisher matrix. Below 1e-3 conjugate gradient follows the noise, at 1 the step is nearly plain.
-    cg_damping = _float(trial, "cg_damping", 1e-3, 1.0, log=True)
-    # Stopping early regularises, late costs time: from a rough direction to the tolerance.
-    cg_max_steps = trial.suggest_int("cg_max_steps", 5, 25)
-    # Halving is fast and coarse; 0.9 lands close to the radius but needs more candidates.
-    shrinking = _float(trial, "line_search_shrinking_factor", 0.5, 0.9)
-    learning_rate = _float(trial, "learning_rate", 1e-4, 3e-3, log=True)
+    rollout = 2 ** _int(trial, "rollout_pow")
+    gamma = 1 - _float(trial, "one_minus_gamma", log=True)
+    gae_lambda = 1 - _float(trial, "one_minus_gae_lambda", log=True)
+    target_kl = _float(trial, "target_kl", log=True)
+    cg_damping = _float(trial, "cg_damping", log=True)
+    cg_max_steps = _int(trial, "cg_max_steps")
+    shrinking = _float(trial, "line_search_shrinking_factor")
+    learning_rate = _float(trial, "learning_rate", log=True)
     is_linear = trial.suggest_categorical("learning_rate_schedule", ["linear", "constant"]) == "linear"
-    # Passes and minibatch size of the critic: together the number of its steps per rollout.
-    n_critic_updates = trial.suggest_int("n_critic_updates", 5, 30)
-    batch_size = trial.suggest_categorical("batch_size", [32, 64, 128, 256, 512])
+    n_critic_updates = _int(trial, "n_critic_updates")
+    batch_size = trial.suggest_categorical("batch_size", BATCH_SIZES)
     policy_kwargs: dict[str, Any] = {
         "net_arch": NET_ARCHS[trial.suggest_categorical("net_arch", list(NET_ARCHS))],
         "activation_fn": ACTIVATIONS[trial.suggest_categorical("activation_fn", list(ACTIVATIONS))],
     }
     if n_actions > 0:
-        # Standard deviations of 0.14 to 1: actions are scaled to [-1, 1] in most tasks.
-        policy_kwargs["log_std_init"] = _float(trial, "log_std_init", -2.0, 0.0)
+        policy_kwargs["log_std_init"] = _float(trial, "log_std_init")
     return {
         "n_steps": max(rollout // n_envs, 8),
         "gamma": round(gamma, 6),
@@ -85,10 +100,6 @@ def sample_trpo_params(
     }
 
 
-def _float(trial: "Trial", name: str, low: float, high: float, log: bool = False) -> float:
-    return float(f"{trial.suggest_float(name, low, high, log=log):.3g}")
-
-
 def sample_environment(trial: "Trial", can_normalize: bool = True) -> dict[str, Any]:
     """How many environments, and whether observations and rewards are normalised.
 
@@ -101,12 +112,14 @@ def sample_environment(trial: "Trial", can_normalize: bool = True) -> dict[str, 
     return {"n_envs": n_envs, "normalize": normalize}
 
 
-def convert_trpo_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments from the parameters of a finished trial, as RL Zoo's ``--trial-id`` wants them."""
+def convert_trpo_params(params: Mapping[str, Any]) -> Hyperparams:
+    """What a hyperparameter file would hold for the parameters of a finished trial: RL Zoo's ``--trial-id``."""
     from optuna.trial import FixedTrial
 
+    environment = {name: params[name] for name in ("n_envs", "normalize") if name in params}
     n_actions = int("log_std_init" in params)
-    return sample_trpo_params(FixedTrial(dict(params)), n_actions, params.get("n_envs", 1))  # type: ignore[arg-type]
+    arguments = sample_trpo_params(FixedTrial(dict(params)), n_actions, params.get("n_envs", 1))  # type: ignore[arg-type]
+    return {**environment, **plain(arguments)}
 
 
 def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normalize: bool = True) -> dict[str, Any]:
@@ -126,28 +139,52 @@ def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normali
     known = [name for name, arch in NET_ARCHS.items() if arch == layers]
     activation = [name for name, cls in ACTIVATIONS.items() if cls is policy_kwargs.get("activation_fn", th.nn.Tanh)]
 
-    def within(value: Any, low: float, high: float) -> float:
-        return min(max(float(value(1.0) if callable(value) else value), low), high)
-
+    numbers = {
+        "rollout_pow": math.log2(chosen["n_steps"] * chosen["n_envs"]),
+        "one_minus_gamma": 1 - chosen["gamma"],
+        "one_minus_gae_lambda": 1 - chosen["gae_lambda"],
+        "target_kl": chosen["target_kl"],
+        "cg_damping": chosen["cg_damping"],
+        "cg_max_steps": chosen["cg_max_steps"],
+        "line_search_shrinking_factor": chosen["line_search_shrinking_factor"],
+        "learning_rate": rate,
+        "n_critic_updates": chosen["n_critic_updates"],
+        "log_std_init": policy_kwargs.get("log_std_init", 0.0),
+    }
     params = {
         "n_envs": min(N_ENVS, key=lambda n: abs(n - chosen["n_envs"])),
         "normalize": bool(chosen["normalize"]),
-        "rollout_pow": round(within(math.log2(chosen["n_steps"] * chosen["n_envs"]), 9, 13)),
-        "one_minus_gamma": within(1 - chosen["gamma"], 1e-4, 0.1),
-        "one_minus_gae_lambda": within(1 - chosen["gae_lambda"], 5e-3, 0.2),
-        "target_kl": within(chosen["target_kl"], 3e-3, 0.2),
-        "cg_damping": within(chosen["cg_damping"], 1e-3, 1.0),
-        "cg_max_steps": round(within(chosen["cg_max_steps"], 5, 25)),
-        "line_search_shrinking_factor": within(chosen["line_search_shrinking_factor"], 0.5, 0.9),
-        "learning_rate": within(rate, 1e-4, 3e-3),
+        **{name: _within(name, value) for name, value in numbers.items()},
         "learning_rate_schedule": "linear" if callable(rate) else "constant",
-        "n_critic_updates": round(within(chosen["n_critic_updates"], 5, 30)),
-        "batch_size": min([32, 64, 128, 256, 512], key=lambda size: abs(math.log2(size / chosen["batch_size"]))),
+        "batch_size": min(BATCH_SIZES, key=lambda size: abs(math.log2(size / chosen["batch_size"]))),
         "net_arch": known[0] if known else "small",
         "activation_fn": activation[0] if activation else "tanh",
     }
-    if n_actions > 0:
-        params["log_std_init"] = within(policy_kwargs.get("log_std_init", 0.0), -2.0, 0.0)
+    if n_actions == 0:
+        del params["log_std_init"]
     if not can_normalize:
         del params["normalize"]
     return params
+
+
+SAMPLERS = {"trpo": sample_trpo_params}
+"""Algorithm -> its sampler."""
+
+CONVERTERS = {"trpo": convert_trpo_params}
+"""Algorithm -> what makes an entry of the parameters of a finished trial."""
+
+
+def _int(trial: "Trial", name: str) -> int:
+    low, high = RANGES[name]
+    return trial.suggest_int(name, int(low), int(high))
+
+
+def _float(trial: "Trial", name: str, log: bool = False) -> float:
+    return float(f"{trial.suggest_float(name, *RANGES[name], log=log):.3g}")
+
+
+def _within(name: str, value: Any) -> float:
+    """The nearest value in the range; of a schedule, that of the beginning."""
+    low, high = RANGES[name]
+    nearest = min(max(float(value(1.0) if callable(value) else value), low), high)
+    return round(nearest) if isinstance(low, int) else nearest

@@ -6,18 +6,18 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from examples.train import evaluate, make_env, settings
 from sb3_trpo import TRPO
+from sb3_trpo.zoo.hyperparams import load_hyperparams
+from sb3_trpo.zoo.training import train_and_evaluate
 from tests.algorithms.kinds import MaskedPolicy, OpaqueCategoricalPolicy
 from tests.envs import Dot, Probe
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cartpole_is_solved_with_the_settings_that_are_shipped(seed):
-    env = make_env("CartPole-v1", seed)
-    model = TRPO("MlpPolicy", env, seed=seed, device="cpu", **settings("CartPole-v1")).learn(1e5)
-    mean, _ = evaluate_policy(model, make_vec_env("CartPole-v1", seed=100 + seed), 20)
-    assert mean >= 475
+    hyperparams = load_hyperparams("trpo", "CartPole-v1")
+    last = train_and_evaluate("trpo", "CartPole-v1", hyperparams, seed=seed, n_timesteps=100_000, n_eval_episodes=20)
+    assert last[-1].mean >= 475
 
 
 def test_pendulum_swings_up():
@@ -65,11 +65,10 @@ def test_an_opaque_distribution_learns_too():
 
 @pytest.mark.slow
 def test_halfcheetah_runs():
-    """The settings of hyperparams/trpo.yml; a random policy has about -280, the first 150,000 steps reach 1000."""
-    env = make_env("HalfCheetah-v5", seed=0)
-    model = TRPO("MlpPolicy", env, seed=0, device="cpu", **settings("HalfCheetah-v5")).learn(1.5e5)
-    mean, _ = evaluate(model, "HalfCheetah-v5", 5, seed=1)
-    assert mean >= 500
+    """With the settings that are shipped; a random policy has about -280, the first 150,000 steps reach 1000."""
+    hyperparams = load_hyperparams("trpo", "HalfCheetah-v5")
+    last = train_and_evaluate("trpo", "HalfCheetah-v5", hyperparams, seed=0, n_timesteps=150_000, n_eval_episodes=5)
+    assert last[-1].mean >= 500
 
 
 def test_an_image_task_is_learnt():

@@ -1,141 +1,113 @@
-"""Optuna studies that many processes share: storage, samplers, pruners, and how many trials are left.
+"""Trials of one study, run by many processes: who is next, who has died, and when it is enough.
 
-Every process that works on a study asks it for the next trial. A worker that is killed leaves a trial whose heartbeat
-stops; the others notice, and the trial is run again with the same parameters.
+Every process asks the study for its next trial and shows, by a heartbeat, that it lives. The others notice when a
+heartbeat stops, and the trial is run again: same parameters, and what it has already found out is kept.
 """
 
-import datetime
-import math
+import contextlib
+import copy
+import multiprocessing
+import os
+import signal
+import socket
+import threading
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-
-from sb3_trpo.zoo.errors import UsageError, did_you_mean
-
-# Heartbeats and the Wilcoxon pruner have been "experimental" in Optuna for years; the tests would notice a change.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+from sqlalchemy.exc import SQLAlchemyError
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_RETRIES = 3
 """Times that a trial whose worker died is run again: parameters that kill their worker do not do so for ever."""
 
 WORKER = "worker"
-"""User attribute of a trial: the process that runs it, set as soon as it begins."""
+"""User attribute of a trial: ``host:pid`` of the process that runs it, set as soon as it begins."""
+FAILURE = "failure"
+"""User attribute of a trial: why it was pruned or failed, where it was not the pruner's doing."""
+SURPLUS = "surplus"
+"""Failure of a trial that was one too many."""
+INTERRUPTED = "interrupted"
+"""Failure of a trial that was given back to the queue."""
 
-SamplerFactory = Callable[[int, int], BaseSampler]
-
-SAMPLERS: dict[str, SamplerFactory] = {
-    "tpe": lambda seed, n_startup: optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_startup),
-    "gp": lambda seed, n_startup: optuna.samplers.GPSampler(seed=seed, n_startup_trials=n_startup),
-    "cmaes": lambda seed, n_startup: optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=n_startup),
-    "random": lambda seed, n_startup: optuna.samplers.RandomSampler(seed=seed),
-}
-PRUNERS = ("wilcoxon", "hyperband", "median", "none")
+Objective = Callable[[optuna.Trial], float]
+OnTrial = Callable[[optuna.Study, FrozenTrial], None]
 
 
-class SeededByTrial(BaseSampler):
-    """A fresh sampler for every trial, seeded by the study's seed and the trial's number.
+def run_trials(
+    study: optuna.Study,
+    database: RDBStorage,
+    objective: Objective,
+    n_trials: int,
+    timeout: float | None = None,
+    on_trial: OnTrial | None = None,
+) -> None:
+    """Run trials until ``n_trials`` of the study have finished, by whomever.
 
-    Two workers with one seed would try the same points; seeded this way no two trials share random numbers, whoever
-    runs them, and a study with one worker repeats. Optuna's samplers keep what they learn in the storage.
+    When only trials of other workers are left it waits: one of them may die, and then its trial is run here.
+
+    :param database: the storage of ``study``, with heartbeats
+    :param timeout: seconds after which no trial is begun
+    :param on_trial: told of each trial that was run here
     """
-
-    def __init__(self, make: SamplerFactory, seed: int, n_startup: int):
-        self._make, self._seed, self._n_startup = make, seed, n_startup
-        self._sampler = make(seed, n_startup)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Seed anew."""
-        seed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]
-        self._sampler = self._make(int(seed), self._n_startup)
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        """As the sampler does."""
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        """As the sampler does."""
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
-        """As the sampler does."""
-        return self._sampler.sample_independent(study, trial, param_name, distribution)
-
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        """As the sampler does."""
-        self._sampler.after_trial(study, trial, state, values)
+    dead = DeadTrials(study, database.grace_period or 60)
+    interval = database.heartbeat_interval or 10
+    ends = time.monotonic() + (np.inf if timeout is None else timeout)
+    while count(study, *FINISHED) < n_trials and time.monotonic() < ends:
+        end_with_parent()
+        dead.take_over()
+        if count(study, *FINISHED, TrialState.RUNNING) >= n_trials:
+            time.sleep(min(interval, 2))
+            continue
+        trial = run_next(study, database, objective, n_trials)
+        if trial is not None and on_trial is not None:
+            on_trial(study, trial)
 
 
-def make_sampler(name: str, seed: int, n_startup: int) -> BaseSampler:
-    """The sampler of an alias; the first ``n_startup`` trials are random."""
-    if name not in SAMPLERS:
-        raise UsageError(f"sampler {name!r} is unknown{did_you_mean(name, SAMPLERS)}")
+def run_next(study: optuna.Study, database: RDBStorage, objective: Objective, n_trials: int) -> FrozenTrial | None:
+    """Run one trial and return it; None when it was one too many, or was taken over by others in the meantime.
+
+    An interrupted trial waits to be run again. One with an error fails, and the error goes on.
+    """
+    trial = ask(study)
+    value, state = None, None
     try:
-        SAMPLERS[name](seed, n_startup).infer_relative_search_space(optuna.create_study(), None)  # type: ignore[arg-type]
-    except ImportError as error:
-        raise UsageError(f"sampler {name!r} needs more: pip install 'sb3-trpo[tune]' ({error})") from error
-    return SeededByTrial(SAMPLERS[name], seed, n_startup)
+        with heartbeat(database, trial._trial_id):
+            trial.set_user_attr(WORKER, worker_name())
+            if is_surplus(study, trial.number, n_trials):
+                trial.set_user_attr(FAILURE, SURPLUS)
+                return_to_queue(study, frozen(study, trial.number), by_accident=False)
+                return None
+            try:
+                value = objective(trial)
+            except optuna.TrialPruned:
+                state = TrialState.PRUNED
+        return study.tell(trial, value, state, skip_if_finished=True)
+    except UpdateFinishedTrialError:  # we were asleep, others took us for dead: it is theirs now
+        return None
+    except KeyboardInterrupt:
+        # What hinders us here, others make good when they notice that the heart has stopped.
+        with undisturbed(), contextlib.suppress(StorageInternalError, SQLAlchemyError, UpdateFinishedTrialError):
+            trial.set_user_attr(FAILURE, INTERRUPTED)
+            return_to_queue(study, frozen(study, trial.number), by_accident=False)
+        raise
+    except Exception as error:
+        with contextlib.suppress(Exception):  # the reason matters more than the record of it
+            trial.set_user_attr(FAILURE, f"{type(error).__name__}: {error}")
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        raise
 
 
-def make_pruner(name: str, n_startup: int, n_evaluations: int, n_seeds: int) -> optuna.pruners.BasePruner:
-    """The pruner of an alias: ``wilcoxon`` compares final scores seed by seed, the others learning curves.
-
-    k runs that are all worse than the best trial's have p = 2^-k by the signed-rank test. The threshold lies just above
-    that of half the seeds, of four at most: a trial that has lost that many, and won none, is not run on.
-    """
-    if name == "wilcoxon":
-        lost = min(math.ceil(n_seeds / 2), 4)
-        return optuna.pruners.WilcoxonPruner(p_threshold=1.01 * 2.0**-lost, n_startup_steps=2)
-    if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=n_evaluations, reduction_factor=3)
-    if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=n_startup, n_warmup_steps=n_evaluations // 3)
-    if name == "none":
-        return optuna.pruners.NopPruner()
-    raise UsageError(f"pruner {name!r} is unknown{did_you_mean(name, PRUNERS)}")
-
-
-def open_storage(url: str, heartbeat_interval: int = 10, grace_period: int = 60) -> optuna.storages.RDBStorage:
-    """The database at ``url``; trials whose worker has not been heard of for ``grace_period`` seconds are run again.
-
-    :param url: ``sqlite:///study.db``, ``postgresql://user@host/name``, ``mysql+pymysql://user@host/name``
-    :raises UsageError: when it is no database URL, its driver is missing, or it does not answer
-    """
-    if "://" not in url:
-        raise UsageError(
-            f"storage {url!r} must be a database URL, such as sqlite:///study.db or postgresql://host/name"
-        )
-    scheme = url.split(":")[0].split("+")[0]
-    if scheme == "sqlite" and url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
-    timeout = {"timeout": 60} if scheme == "sqlite" else {"connect_timeout": 10}
-    for attempt in range(5):
-        try:
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs={"connect_args": timeout, "pool_pre_ping": True},
-                heartbeat_interval=heartbeat_interval,
-                grace_period=grace_period,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES),
-            )
-        except ImportError as error:  # noqa: PERF203  # five rounds at most
-            raise UsageError(f"storage {url!r} needs a driver: pip install 'sb3-trpo[databases]' ({error})") from error
-        except Exception as error:  # whatever SQLAlchemy and the driver raise
-            # Two processes that make the tables of a new database at once get in each other's way: try again.
-            is_race = any(words in str(error).lower() for words in ("already exists", "unique", "duplicate key"))
-            if attempt == 4 or not is_race:
-                reason = " ".join(str(error).split("\n")[0].split())
-                raise UsageError(f"storage {url!r} does not answer: {reason or type(error).__name__}") from error
-            time.sleep(0.5 * (attempt + 1))
-    raise AssertionError("unreachable")
+def ask(study: optuna.Study) -> optuna.Trial:
+    """Begin the next trial: one that waits, else a new one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")  # ours beats without Study.optimize
+        return study.ask()
 
 
 def count(study: optuna.Study, *states: TrialState) -> int:
@@ -143,21 +115,116 @@ def count(study: optuna.Study, *states: TrialState) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
+def frozen(study: optuna.Study, number: int) -> FrozenTrial:
+    """What the storage knows of a trial."""
+    return study.get_trials(deepcopy=False)[number]
+
+
+def worker_name() -> str:
+    """``host:pid`` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 def is_surplus(study: optuna.Study, number: int, n_trials: int) -> bool:
     """Whether trial ``number`` is one too many.
 
     Two workers may both see one trial left and both begin one. Numbers are given out by the storage, so all of them
-    agree which came first: trials count in the order of their numbers, failed ones left out.
+    agree which came first: trials count in the order of their numbers, those that wait included, failed ones left out.
     """
-    counted = study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+    counted = study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING, TrialState.WAITING))
     return sum(trial.number < number for trial in counted) >= n_trials
 
 
-def take_over_dead_trials(study: optuna.Study, grace_period: float) -> None:
-    """Have the trials of dead workers run again: those whose heartbeat stopped, and those killed before the first."""
-    optuna.storages.fail_stale_trials(study)
+def return_to_queue(study: optuna.Study, trial: FrozenTrial, by_accident: bool = True) -> None:
+    """Fail a running trial, and have it run again if anything about it was settled.
+
+    :param by_accident: whether its worker died, which is tried `MAX_RETRIES` times only
+    """
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, UpdateFinishedTrialError):  # somebody else was faster
+        return
+    if trial.params or "fixed_params" in trial.system_attrs:
+        _run_again(study, trial, MAX_RETRIES if by_accident else None)
+
+
+def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the trial of a dead worker: told by the storage, which has failed it."""
+    _run_again(study, trial, MAX_RETRIES)
+
+
+def return_trials_of(study: optuna.Study, worker: str) -> None:
+    """Have the trials of a worker that is known to be dead run again, without waiting for its heartbeat to stop."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        age = (datetime.datetime.now() - (trial.datetime_start or datetime.datetime.now())).total_seconds()
-        if WORKER not in trial.user_attrs and age > 2 * grace_period:
-            study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+        if trial.user_attrs.get(WORKER) == worker:
+            return_to_queue(study, trial)
+
+
+class DeadTrials:
+    """The trials of dead workers: those whose heartbeat stopped, and those killed before the first."""
+
+    def __init__(self, study: optuna.Study, grace_period: float):
+        self._study, self._patience = study, 2 * grace_period
+        self._seen: dict[int, float] = {}  # trials that nobody had begun when we saw them, on our own clock
+
+    def take_over(self) -> None:
+        """Have them run again."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self._study)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if WORKER not in trial.user_attrs:
+                since = self._seen.setdefault(trial.number, time.monotonic())
+                if time.monotonic() - since > self._patience:
+                    return_to_queue(self._study, trial)
+
+
+@contextlib.contextmanager
+def heartbeat(database: RDBStorage, trial_id: int) -> Iterator[None]:
+    """Show that a trial is alive; differs from Optuna's in that it survives a database that is away for a while."""
+    done = threading.Event()
+    database.record_heartbeat(trial_id)
+
+    def beat() -> None:
+        while not done.wait(database.heartbeat_interval or 10):
+            with contextlib.suppress(StorageInternalError, SQLAlchemyError):
+                database.record_heartbeat(trial_id)
+        database.remove_session()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Deaf to Ctrl-C, for the moments of tidying up after the first; in the main thread, others never hear it."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_with_parent() -> None:
+    """Interrupt a worker process whose parent has died; its trial goes to another."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise KeyboardInterrupt
+
+
+def _run_again(study: optuna.Study, trial: FrozenTrial, max_retry: int | None) -> None:
+    again = copy.deepcopy(trial)
+    # Whoever runs it next has not begun: it must not look as if the old worker had.
+    again.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in (WORKER, FAILURE)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        RetryHeartbeatStaleTrialCallback(max_retry)(study, again)

@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 train: install  ## train TRPO: make train ENV=Hopper-v5 STEPS=2e5 SEED=1
-	@$(BIN)/python examples/train.py --env $(ENV) --steps $(STEPS) --seed $(SEED)
+	@$(BIN)/sb3-trpo train --env $(ENV) --n-timesteps $(STEPS) --seed $(SEED)
 
 test: install lint  ## linters and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -44,7 +44,8 @@ format: install  ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: install  ## write the generated tables into README.md
+readme: install  ## write what is generated: tables in README.md, the schema of hyperparameter files
+	$(BIN)/python -m sb3_trpo.zoo.schema hyperparams/schema.json
 	$(BIN)/python -c 'from pathlib import Path; from sb3_trpo.algorithms.metrics import write_table; write_table(Path("README.md"))'
 
 clean:  ## remove the environment and what the tests left

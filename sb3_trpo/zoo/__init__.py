@@ -13,30 +13,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sb3_trpo.zoo.benchmarking import benchmark
     from sb3_trpo.zoo.errors import UsageError
+    from sb3_trpo.zoo.figures import plot, report
     from sb3_trpo.zoo.hyperparams import load_hyperparams
     from sb3_trpo.zoo.models import make_env, make_model
+    from sb3_trpo.zoo.playing import enjoy, evaluate_run
+    from sb3_trpo.zoo.rl_zoo import register
     from sb3_trpo.zoo.spaces import sample_environment, sample_trpo_params, start_params
-
-__all__ = [
-    "UsageError",
-    "load_hyperparams",
-    "make_env",
-    "make_model",
-    "sample_environment",
-    "sample_trpo_params",
-    "start_params",
-]
+    from sb3_trpo.zoo.train_run import resume, train
+    from sb3_trpo.zoo.tuning import tune
 
 _HOMES = {
     "UsageError": "errors",
+    "benchmark": "benchmarking",
+    "enjoy": "playing",
+    "evaluate_run": "playing",
     "load_hyperparams": "hyperparams",
     "make_env": "models",
     "make_model": "models",
+    "plot": "figures",
+    "register": "rl_zoo",
+    "report": "figures",
+    "resume": "train_run",
     "sample_environment": "spaces",
     "sample_trpo_params": "spaces",
     "start_params": "spaces",
+    "train": "train_run",
+    "tune": "tuning",
 }
+
+__all__ = [
+    "UsageError",
+    "benchmark",
+    "enjoy",
+    "evaluate_run",
+    "load_hyperparams",
+    "make_env",
+    "make_model",
+    "plot",
+    "register",
+    "report",
+    "resume",
+    "sample_environment",
+    "sample_trpo_params",
+    "start_params",
+    "train",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

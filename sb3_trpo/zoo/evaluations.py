@@ -1,10 +1,13 @@
-"""Evaluation while training: deterministic episodes between two updates, which leave the training as it was."""
+"""Evaluation while training: episodes between two updates, which leave the training bit for bit as it was."""
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -38,8 +41,8 @@ OnEvaluation = Callable[[Evaluation], bool | None]
 class PeriodicEvaluation(BaseCallback):
     """Plays ``n_episodes`` every ``every`` steps and at the end, each time from the same initial states.
 
-    Evaluated is the policy between two updates, on the first occasion after each multiple of ``every``: an evaluation
-    inside a rollout would see the same policy. Observation statistics are those of the training environment.
+    Evaluated is the policy between two updates, on the first occasion at or after each multiple of ``every``: every
+    step that it is credited with has been learned from. Observation statistics are those of the training environment.
 
     :param env: evaluation environment, not the one that is trained in
     :param every: environment steps between two evaluations; 0 for one at the end
@@ -65,11 +68,11 @@ class PeriodicEvaluation(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._started = time.perf_counter()
-        self._due = self.num_timesteps + self.every
+        self._plan()
 
     def _on_rollout_start(self) -> None:
         if self.every > 0 and self.num_timesteps >= self._due:
-            self._due += self.every * ((self.num_timesteps - self._due) // self.every + 1)
+            self._plan()
             self._evaluate()
 
     def _on_step(self) -> bool:
@@ -78,6 +81,9 @@ class PeriodicEvaluation(BaseCallback):
     def _on_training_end(self) -> None:
         if self._goes_on and not (self.evaluations and self.evaluations[-1].step == self.num_timesteps):
             self._evaluate()
+
+    def _plan(self) -> None:
+        self._due = (self.num_timesteps // self.every + 1) * self.every if self.every > 0 else 0
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
@@ -96,12 +102,30 @@ class PeriodicEvaluation(BaseCallback):
 def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, deterministic: bool = True) -> Evaluation:
     """Play ``n_episodes`` from the initial states of ``seed``, with the observation statistics of the model's own
     environment, if it has one; ``step``, ``train_return`` and ``wall_s`` are left open.
+
+    The global random generators are as they were afterwards.
     """
     training_env = model.get_env()
     if training_env is not None and training_env is not env:
         sync_envs_normalization(training_env, env)
-    env.seed(seed)
-    returns, lengths = evaluate_policy(
-        model, env, n_episodes, deterministic=deterministic, return_episode_rewards=True, warn=False
-    )
+    with _generators_kept():
+        env.seed(seed)
+        returns, lengths = evaluate_policy(
+            model, env, n_episodes, deterministic=deterministic, return_episode_rewards=True, warn=False
+        )
     return Evaluation(0, np.asarray(returns, np.float64), np.asarray(lengths, np.int64), float("nan"), 0.0)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Actions that are sampled draw from torch's generator, and some environments from Python's or numpy's."""
+    python, numpy, torch = random.getstate(), np.random.get_state(), th.get_rng_state()  # noqa: NPY002
+    cuda = th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        th.set_rng_state(torch)
+        if cuda:
+            th.cuda.set_rng_state_all(cuda)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sb3_trpo.zoo.algorithms import OURS, argument_names, import_class
+from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 from sb3_trpo.zoo.expressions import format_expression, parse_expression
 from sb3_trpo.zoo.plain_yaml import format_yaml, parse_yaml
@@ -72,6 +72,7 @@ def load_hyperparams(
     :return: checked, in the terms of the file
     :raises UsageError: for a file that cannot be read, an unknown key, or a value that cannot be used
     """
+    algorithm_class(algo)  # its name is the first thing to be wrong
     path = Path(file) if file is not None else hyperparams_file(algo)
     entries = read_entries(path)
     registered = env_id.rpartition(":")[2]  # of Gymnasium's "module:id"

@@ -1,16 +1,24 @@
 """One training run with evaluations: what searches and benchmarks are made of."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
+from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.evaluations import Evaluation, OnEvaluation, PeriodicEvaluation
+from sb3_trpo.zoo.hyperparams import dictionary
 from sb3_trpo.zoo.models import make_callbacks, make_env, make_model
 
 EVALUATION_SEED = 10_000
 """Added to the seed of a run for its evaluation environment: other initial states than those of training."""
+
+MAX_EVALUATION_ENVS = 16
+"""Environments side by side in an evaluation: enough for one pass of the policy to serve many episodes."""
 
 
 def train_and_evaluate(
@@ -33,21 +41,42 @@ def train_and_evaluate(
     :param on_evaluation: told of each evaluation; False ends the training
     :raises UsageError: for hyperparameters that cannot be used
     """
-    model = make_model(algo, env_id, dict(hyperparams), seed=seed, device=device)
-    evaluation_env = make_env(env_id, hyperparams, n_envs=min(n_eval_episodes, 16), training=False)
-    evaluation = PeriodicEvaluation(evaluation_env, eval_freq, n_eval_episodes, EVALUATION_SEED + seed, on_evaluation)
-    try:
-        model.learn(
-            int(hyperparams["n_timesteps"] if n_timesteps is None else n_timesteps),
-            callback=[*make_callbacks(hyperparams), *callbacks, evaluation],
-        )
-    finally:
-        evaluation_env.close()
+    steps = hyperparams.get("n_timesteps") if n_timesteps is None else n_timesteps
+    if steps is None:
+        raise UsageError(f"the hyperparameters of {env_id} have no n_timesteps: give n_timesteps")
+    for name, value, low in (
+        ("n_timesteps", steps, 1),
+        ("eval_freq", eval_freq, 0),
+        ("n_eval_episodes", n_eval_episodes, 1),
+    ):
+        if value != int(value) or value < low:
+            raise UsageError(f"{name}={value!r} must be a whole number >= {low}")
+    # An evaluation ends where its last episode does, in the middle of those of the other environments.
+    monitor = {**dictionary(hyperparams, "monitor_kwargs"), "allow_early_resets": True}
+    n_envs = min(n_eval_episodes, MAX_EVALUATION_ENVS)
+    with ExitStack() as stack:
+        model = make_model(algo, env_id, dict(hyperparams), seed=seed, device=device)
         if model.env is not None:
-            model.env.close()
+            stack.enter_context(closing(model.env))
+        evaluation_env = make_env(env_id, {**hyperparams, "monitor_kwargs": monitor}, n_envs=n_envs, training=False)
+        stack.enter_context(closing(evaluation_env))
+        evaluation = PeriodicEvaluation(
+            evaluation_env, eval_freq, n_eval_episodes, EVALUATION_SEED + seed, on_evaluation
+        )
+        model.set_logger(Logger(None, []))  # the default one leaves a folder in /tmp
+        model.learn(int(steps), callback=[*make_callbacks(hyperparams), *callbacks, evaluation])
     return evaluation.evaluations
 
 
 def use_threads(n: int) -> None:
     """Have torch use ``n`` threads: one is fastest for the small networks of control tasks."""
     th.set_num_threads(n)
+
+
+def hush_mujoco() -> None:
+    """MuJoCo repeats a deprecation of Gymnasium's models for every environment; what tells of trouble is shown."""
+    try:
+        import mujoco
+    except ImportError:
+        return
+    mujoco.set_mju_user_warning(lambda text: None if "settotalmass" in text else warnings.warn(text, stacklevel=2))

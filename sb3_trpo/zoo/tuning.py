@@ -107,9 +107,12 @@ def tune(
             raise UsageError(f"{name}={value!r} must be >= {least}")
     search = make_search(env_id, algo, **settings)
     name = f"{algo}-{env_id}".replace("/", "-").replace(":", "-")
-    place = _make_folder(Path(folder) if folder is not None else Path("runs") / "tune" / name)
+    place = Path(folder) if folder is not None else Path("runs") / "tune" / name
     url = storage or f"sqlite:///{place / 'study.db'}"
+    if storage is None:
+        _make_folder(place)
     session = _Session(search, url, study_name or name, place, n_jobs, tuple(packages))
+    _make_folder(place)  # a storage that does not answer leaves none behind
     interrupted = False
     with plain_errors(url), sigterm_interrupts():
         try:
@@ -198,10 +201,10 @@ class _Session:
         return open_study(self._search, self._url, self._name)
 
 
-def _make_folder(folder: Path) -> Path:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            pass
     except OSError as error:
         raise UsageError(f"folder {str(folder)!r} cannot be written to: {error.strerror or error}") from error

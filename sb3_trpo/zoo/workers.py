@@ -18,10 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from sb3_trpo.zoo.processes import environment_of_workers
 from sb3_trpo.zoo.training import hush_mujoco
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Read by numpy and torch when they are loaded: a worker has them before."""
 END_SECONDS = 20
 """How long an interrupted worker may take to hand back its trial."""
 REPLACEMENTS = 3
@@ -116,7 +115,7 @@ class _Worker:
         self.process: BaseProcess = self._context.Process(
             target=_main, args=(self.job, theirs, self.log, tuple(self.packages)), daemon=True
         )
-        with _one_thread_in_children(), _deaf_to_interrupts():
+        with environment_of_workers():
             self.process.start()
         theirs.close()
         self.is_alive = True
@@ -189,30 +188,3 @@ def _received(reasons: Connection) -> str | None:
         if reasons.poll():
             return str(reasons.recv())
     return None
-
-
-@contextlib.contextmanager
-def _one_thread_in_children() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Children inherit a blocked Ctrl-C: the terminal sends it to all processes, and we end them in order."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

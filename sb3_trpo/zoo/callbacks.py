@@ -1,0 +1,101 @@
+"""What happens beside a training: checkpoints, the best model, the table of evaluations, a progress bar."""
+
+import time
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_trpo.evaluation.scores import Score, read_scores, write_scores
+from sb3_trpo.zoo.console import progress_bar
+from sb3_trpo.zoo.errors import UsageError
+from sb3_trpo.zoo.evaluations import Evaluation
+from sb3_trpo.zoo.files import replacing
+from sb3_trpo.zoo.runs import SCORES, Run, save_checkpoint
+
+
+class Saver(BaseCallback):
+    """Checkpoints between two updates, the best model, and the evaluations: ``evaluations.npz`` as RL Zoo's plots read
+    it, ``scores.csv`` for ours.
+
+    :param run: whose folder they are saved in
+    :param row: an evaluation as a row of the table of scores
+    :param save_freq: steps between checkpoints, 0 for none
+    """
+
+    def __init__(self, run: Run, row: Callable[[Evaluation], Score], save_freq: int):
+        super().__init__()
+        self.run, self.row, self.save_freq = run, row, save_freq
+        self.evaluations: list[tuple[int, Any, Any]] = []
+        self.scores: list[Score] = []
+        self.best = -np.inf
+        self.seconds_before = 0.0
+
+    def _on_training_start(self) -> None:
+        self.due = self.num_timesteps + self.save_freq
+        if self.num_timesteps > 0:
+            self._read_what_was_before()
+
+    def _on_rollout_start(self) -> None:
+        if self.save_freq > 0 and self.num_timesteps >= self.due:
+            self.due = self.num_timesteps + self.save_freq
+            save_checkpoint(self.model, self.run.checkpoint(self.num_timesteps))
+
+    def _on_step(self) -> bool:
+        return True
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep an evaluation, and the model if it is the best so far."""
+        self.scores.append(self.row(evaluation._replace(wall_s=self.seconds_before + evaluation.wall_s)))
+        write_scores(self.run.folder / SCORES, self.scores)
+        self.evaluations.append((evaluation.step, evaluation.returns, evaluation.lengths))
+        timesteps, results, lengths = map(np.array, zip(*self.evaluations, strict=True))
+        with replacing(self.run.folder / "evaluations.npz") as temporary:
+            np.savez(temporary, timesteps=timesteps, results=results, ep_lengths=lengths)
+        if evaluation.mean > self.best:
+            self.best = evaluation.mean
+            save_checkpoint(self.model, self.run.best)
+
+    def _read_what_was_before(self) -> None:
+        """Evaluations up to the checkpoint that the run goes on from; those after it are made again."""
+        try:
+            with np.load(self.run.folder / "evaluations.npz") as saved:
+                columns = (saved["timesteps"].tolist(), saved["results"], saved["ep_lengths"])
+            scores = read_scores(self.run.folder / SCORES)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(f"evaluations of {self.run.folder} cannot be read: {error}") from error
+        self.evaluations = [row for row in zip(*columns, strict=True) if row[0] <= self.num_timesteps]
+        self.scores = [score for score in scores if score.step <= self.num_timesteps]
+        self.best = max((float(np.mean(returns)) for _, returns, _ in self.evaluations), default=-np.inf)
+        self.seconds_before = max((score.wall_s for score in self.scores), default=0.0)
+
+
+class TrainingBar(BaseCallback):
+    """A progress bar with the returns of training and evaluation."""
+
+    def __init__(self, title: str, total: int, disable: bool = False):
+        super().__init__()
+        self.progress = progress_bar("returns", disable=disable)
+        self.task = self.progress.add_task(title, total=total, returns="")
+        self.total = total
+        self.shown = 0.0
+
+    def _on_training_start(self) -> None:
+        self.progress.start()
+
+    def _on_step(self) -> bool:
+        if time.monotonic() - self.shown > 0.2:
+            self.shown = time.monotonic()
+            episodes = self.model.ep_info_buffer
+            returns = f"return {np.mean([episode['r'] for episode in episodes]):.1f}" if episodes else ""
+            self.progress.update(self.task, completed=min(self.num_timesteps, self.total), returns=returns)
+        return True
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.progress.update(self.task, completed=min(self.num_timesteps, self.total))
+        self.progress.stop()

@@ -1,0 +1,32 @@
+"""What a process inherits that is started for a training run."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""For numpy and torch, which read them when they are loaded."""
+
+
+@contextlib.contextmanager
+def environment_of_workers() -> Iterator[None]:
+    """A process started here has one thread, and is deaf to Ctrl-C from its first moment: the terminal sends it to all
+    processes, and the parent ends them in order.
+    """
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # would clear the mask if it were started below
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a Ctrl-C that came meanwhile arrives now

@@ -1,0 +1,219 @@
+"""Training runs with all that is around them: a folder, logs, evaluations, checkpoints, and going on after a stop."""
+
+import importlib.util
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo.zoo import grid
+from sb3_trpo.zoo.algorithms import algorithm_class
+from sb3_trpo.zoo.callbacks import Saver, TrainingBar
+from sb3_trpo.zoo.errors import UsageError, did_you_mean
+from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation, evaluate
+from sb3_trpo.zoo.grid import config_hash
+from sb3_trpo.zoo.hyperparams import Hyperparams, load_hyperparams
+from sb3_trpo.zoo.models import VEC_ENVS, check_env, make_callbacks, make_env, make_model
+from sb3_trpo.zoo.runs import Run, find_run, load_statistics, new_run, save_checkpoint, write_settings
+from sb3_trpo.zoo.scored_run import to_score
+from sb3_trpo.zoo.training import EVALUATION_SEED, MAX_EVALUATION_ENVS
+
+
+class Trained(NamedTuple):
+    """``run``, the folder; ``evaluation``, the last one; ``model``; ``was_interrupted`` by the user."""
+
+    run: Run
+    evaluation: Evaluation
+    model: BaseAlgorithm
+    was_interrupted: bool
+
+
+def train(
+    env_id: str,
+    algo: str = "trpo",
+    *,
+    hyperparams: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    n_timesteps: float | None = None,
+    seed: int | None = None,
+    vec_env: str = "dummy",
+    eval_freq: int | None = None,
+    n_eval_episodes: int = 20,
+    save_freq: int | None = None,
+    log_folder: str | Path = "runs",
+    tensorboard: bool = False,
+    wandb_project: str | None = None,
+    device: str = "auto",
+    show_progress: bool = False,
+) -> Trained:
+    """Train a model from hyperparameters and leave everything in a run folder.
+
+    Ctrl-C ends the training and keeps what was learned; `resume` goes on.
+
+    :param env_id: id of a registered environment
+    :param algo: short name or ``module:Class``, see `sb3_trpo.zoo.algorithms`
+    :param hyperparams: a file in RL Zoo's format, the shipped one by default
+    :param overrides: hyperparameters to set on top
+    :param n_timesteps: environment steps, those of the hyperparameters by default
+    :param seed: of everything, drawn and written down when None
+    :param vec_env: ``"dummy"`` or ``"subproc"``
+    :param eval_freq: steps between evaluations, a twentieth of the training by default, 0 for one at the end
+    :param n_eval_episodes: episodes of each, without exploration noise
+    :param save_freq: steps between checkpoints, a fifth of the training by default, 0 for none
+    :param log_folder: where run folders are made
+    :param tensorboard: log for TensorBoard, too
+    :param wandb_project: log to this project of Weights & Biases, too
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    :param show_progress: show a bar and say where things are
+    :raises UsageError: for anything that cannot be used, before a folder is made
+    """
+    check_env(env_id)
+    if vec_env not in VEC_ENVS:
+        raise UsageError(f"vec_env={vec_env!r} is unknown{did_you_mean(vec_env, VEC_ENVS)}")
+    chosen = load_hyperparams(algo, env_id, hyperparams, {**_steps(n_timesteps), **(overrides or {})})
+    if "n_timesteps" not in chosen:
+        raise UsageError(f"the hyperparameters of {env_id} have no n_timesteps: give n_timesteps")
+    total = int(chosen["n_timesteps"])
+    seed = int(np.random.SeedSequence().generate_state(1)[0] % 2**31) if seed is None else seed
+    arguments: dict[str, Any] = {
+        "seed": seed,
+        "vec_env": vec_env,
+        "eval_freq": max(total // 20, 1) if eval_freq is None else eval_freq,
+        "eval_episodes": n_eval_episodes,
+        "save_freq": max(total // 5, 1) if save_freq is None else save_freq,
+        "tensorboard": tensorboard,
+        "wandb_project": wandb_project,
+        "device": device,
+        "env_kwargs": None,  # RL Zoo looks for it; those of the hyperparameters are in config.yml
+    }
+    for name in ("seed", "eval_freq", "save_freq"):
+        if arguments[name] < 0:
+            raise UsageError(f"{name}={arguments[name]!r} must be >= 0")
+    if n_eval_episodes < 1:
+        raise UsageError(f"n_eval_episodes={n_eval_episodes!r} must be >= 1")
+    _check_libraries(arguments)
+    # Built once without a folder: what cannot be built leaves none behind.
+    make_model(algo, env_id, chosen, seed=seed, device=device).get_env().close()  # type: ignore[union-attr]
+    run = new_run(Path(log_folder), algo, env_id)
+    write_settings(run, chosen, arguments)
+    env = make_env(env_id, chosen, seed=seed, vec_env=vec_env, monitor_folder=run.folder)
+    model = make_model(algo, env_id, chosen, seed=seed, device=device, env=env)
+    return _learn(run, model, chosen, arguments, total, show_progress)
+
+
+def resume(where: str | Path, n_timesteps: float | None = None, show_progress: bool = False) -> Trained:
+    """Go on with a run that was stopped, or train a finished one for longer; schedules go on where they were.
+
+    :param where: run folder, or environment id for its latest run
+    :param n_timesteps: environment steps in all, those that were asked for by default
+    :raises UsageError: when there is no such run, it has no model, or nothing is left to do
+    """
+    run = find_run(where)
+    chosen, arguments, newest = run.hyperparams, run.arguments, run.newest
+    chosen.update(_steps(n_timesteps))
+    total = int(chosen["n_timesteps"])
+    unwanted = {**chosen, "monitor_kwargs": {**(chosen.get("monitor_kwargs") or {}), "override_existing": False}}
+    env = make_env(run.env_id, unwanted, vec_env=arguments["vec_env"], monitor_folder=run.folder)
+    with ExitStack() as stack:
+        stack.enter_context(closing(env))
+        load_statistics(env, newest)
+        try:
+            model = algorithm_class(run.algo).load(newest.model, env=env, device=arguments["device"])
+        except Exception as error:  # whatever unpickling raises
+            raise UsageError(f"model {newest.model} cannot be read: {' '.join(str(error).split())}") from error
+        if model.num_timesteps >= total:
+            raise UsageError(
+                f"run {run.folder} has had its {model.num_timesteps:,} steps: give a larger n_timesteps to go on"
+            )
+        stack.pop_all()
+    env.seed(arguments["seed"] + model.num_timesteps)
+    write_settings(run, chosen, arguments)
+    return _learn(run, model, chosen, arguments, total, show_progress)
+
+
+def _learn(
+    run: Run, model: BaseAlgorithm, hyperparams: Hyperparams, arguments: Mapping[str, Any], total: int, show: bool
+) -> Trained:
+    """Train up to ``total`` steps and save."""
+    env: VecEnv = model.get_env()  # type: ignore[assignment]
+    n_episodes, evaluation_seed = arguments["eval_episodes"], EVALUATION_SEED + arguments["seed"]
+    evaluated = (arguments["eval_freq"], n_episodes)
+    scored = grid.Run(
+        run.env_id, run.algo, run.algo, hyperparams, arguments["seed"], total, *evaluated,
+        config_hash(run.algo, hyperparams, total, *evaluated),
+    )  # fmt: skip
+    saver, was_interrupted = Saver(run, partial(to_score, scored), arguments["save_freq"]), False
+    with ExitStack() as stack:
+        stack.enter_context(closing(env))
+        evaluation_env = make_env(run.env_id, hyperparams, n_envs=min(n_episodes, MAX_EVALUATION_ENVS), training=False)
+        stack.enter_context(closing(evaluation_env))
+        tracker = _wandb(run, hyperparams, arguments)
+        if tracker is not None:
+            stack.callback(tracker.finish)
+        logger = _logger(run.folder, arguments["tensorboard"] or tracker is not None)
+        stack.callback(logger.close)
+        model.set_logger(logger)
+        evaluation = PeriodicEvaluation(
+            evaluation_env, arguments["eval_freq"], n_episodes, evaluation_seed, saver.on_evaluation
+        )
+        bar = TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show)
+        try:
+            model.learn(
+                total - model.num_timesteps,
+                callback=[*make_callbacks(hyperparams), saver, bar, evaluation],
+                reset_num_timesteps=model.num_timesteps == 0,
+            )
+        except KeyboardInterrupt:
+            was_interrupted = True
+        finally:
+            bar.close()
+            save_checkpoint(model, run.final)
+        if was_interrupted:
+            last = evaluate(model, evaluation_env, n_episodes, evaluation_seed)._replace(step=model.num_timesteps)
+            saver.on_evaluation(last)
+        else:
+            last = evaluation.evaluations[-1]
+    return Trained(run, last, model, was_interrupted)
+
+
+def _steps(n_timesteps: float | None) -> dict[str, float]:
+    return {} if n_timesteps is None else {"n_timesteps": n_timesteps}
+
+
+def _check_libraries(arguments: Mapping[str, Any]) -> None:
+    """Refuse a log whose library is missing."""
+    needed = {
+        "tensorboard": ("tensorboard", "track", bool(arguments["tensorboard"])),
+        "wandb_project": ("wandb", "wandb", arguments["wandb_project"] is not None),
+    }
+    for name, (module, extra, is_wanted) in needed.items():
+        if is_wanted and importlib.util.find_spec(module) is None:
+            raise UsageError(f"{name}={arguments[name]!r} needs more: pip install 'sb3-trpo[{extra}]'")
+
+
+def _logger(folder: Path, tensorboard: bool) -> Logger:
+    """A table in the folder, ``progress.csv`` and ``progress_2.csv``, ... of a run resumed, and TensorBoard's."""
+    number = len(list(folder.glob("progress*.csv"))) + 1
+    formats = [make_output_format("csv", str(folder), "" if number == 1 else f"_{number}")]
+    if tensorboard:
+        formats.append(make_output_format("tensorboard", str(folder)))
+    return Logger(str(folder), formats)
+
+
+def _wandb(run: Run, hyperparams: Hyperparams, arguments: Mapping[str, Any]) -> Any:
+    """A run of Weights & Biases, fed by TensorBoard's log; None where it is not asked for."""
+    project = arguments["wandb_project"]
+    if project is None:
+        return None
+    import wandb
+
+    config = {"algo": run.algo, "env": run.env_id, "seed": arguments["seed"], **hyperparams}
+    name = f"{run.algo}-{run.folder.name}"
+    # Beside the run folder and not in it: it copies the folder of TensorBoard's log, and would copy itself.
+    return wandb.init(project=project, name=name, config=config, dir=run.folder.parent.parent, sync_tensorboard=True)

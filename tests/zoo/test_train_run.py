@@ -1,0 +1,193 @@
+"""Training runs: the folder they leave, going on where one stopped, and what a crash or Ctrl-C leaves."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_trpo import TRPO
+from sb3_trpo.zoo.errors import UsageError
+from sb3_trpo.zoo.runs import find_run, find_runs, new_run
+from sb3_trpo.zoo.train_run import resume, train
+
+SMALL = {"n_eval_episodes": 2, "overrides": {"n_envs": 2, "n_steps": 64}, "device": "cpu"}
+
+
+@pytest.fixture
+def pendulum(tmp_path):
+    """A run with normalised observations and checkpoints."""
+    return train(
+        "Pendulum-v1", n_timesteps=1024, seed=7, eval_freq=256, save_freq=512, log_folder=tmp_path / "runs", **SMALL
+    )
+
+
+def test_the_folder_has_the_layout_of_rl_zoo(pendulum, tmp_path):
+    folder = tmp_path / "runs" / "trpo" / "Pendulum-v1_1"
+    assert pendulum.run.folder == folder
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "0.monitor.csv",
+        "1.monitor.csv",
+        "progress.csv",
+        "evaluations.npz",
+        "scores.csv",
+        "best_model.zip",
+        "best_vecnormalize.pkl",
+        "rl_model_512_steps.zip",
+        "rl_model_vecnormalize_512_steps.pkl",
+        "Pendulum-v1.zip",
+        *(f"Pendulum-v1/{name}" for name in ("config.yml", "args.yml", "command.txt", "vecnormalize.pkl")),
+    }
+    config = yaml.safe_load((folder / "Pendulum-v1" / "config.yml").read_text())
+    assert config["normalize"] is True
+    assert config["n_timesteps"] == 1024
+    assert yaml.safe_load((folder / "Pendulum-v1" / "args.yml").read_text())["env_kwargs"] is None
+    with np.load(folder / "evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [256, 512, 768, 1024]
+        assert saved["results"].shape == saved["ep_lengths"].shape == (4, 2)
+
+
+def test_the_best_model_has_the_statistics_it_had_then(pendulum):
+    """RL Zoo pairs it with the last ones."""
+    with np.load(pendulum.run.folder / "evaluations.npz") as saved:
+        best = int(saved["timesteps"][saved["results"].mean(1).argmax()])
+    assert TRPO.load(pendulum.run.best.model).num_timesteps == best
+    env = pendulum.model.get_env().venv
+    statistics = VecNormalize.load(str(pendulum.run.best.statistics), env).obs_rms
+    assert statistics.count == pytest.approx(best + 2, rel=0.01)  # a first observation of each environment
+
+
+def test_a_run_is_repeated_by_its_seed(pendulum, tmp_path):
+    again = train(
+        "Pendulum-v1", n_timesteps=1024, seed=7, eval_freq=0, save_freq=0, log_folder=tmp_path / "runs", **SMALL
+    )
+    assert again.run.folder.name == "Pendulum-v1_2"
+    np.testing.assert_array_equal(again.evaluation.returns, pendulum.evaluation.returns)
+    assert {path.name for path in again.run.folder.glob("rl_model*")} == set()
+
+
+def test_a_seed_that_was_drawn_is_written_down(tmp_path):
+    trained = train("CartPole-v1", n_timesteps=128, log_folder=tmp_path, eval_freq=0, **SMALL)
+    assert trained.model.seed == trained.run.arguments["seed"]
+
+
+def test_a_run_goes_on_where_it_stopped(pendulum):
+    rate = pendulum.model.lr_schedule(1.0)
+    longer = resume(pendulum.run.folder, 2048)
+    assert longer.run == pendulum.run
+    assert longer.model.num_timesteps == 2048
+    assert longer.model._n_updates == 16
+    assert longer.model.policy.optimizer.param_groups[0]["lr"] < 0.1 * rate  # the schedule went on, not anew
+    with np.load(pendulum.run.folder / "evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [256, 512, 768, 1024, 1280, 1536, 1792, 2048]
+    assert longer.model.get_vec_normalize_env().obs_rms.count == pytest.approx(2048, rel=0.01)
+    episodes = (pendulum.run.folder / "0.monitor.csv").read_text().splitlines()
+    assert len(episodes) == 2 + 2 + 2  # header, and two whole episodes of 512 steps before and after
+    with pytest.raises(UsageError, match="has had its 2,048 steps: give a larger n_timesteps"):
+        resume(pendulum.run.folder)
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(pendulum):
+    pendulum.run.final.model.unlink()
+    assert pendulum.run.newest == pendulum.run.checkpoint(512)
+    assert resume(pendulum.run.folder).model.num_timesteps == 1024
+    with np.load(pendulum.run.folder / "evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [256, 512, 768, 1024]  # those after the checkpoint were made again
+
+
+class Raise(BaseCallback):
+    """Fails on the way."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps > 300:
+            raise RuntimeError("out of coal")
+        return True
+
+
+def test_what_was_learned_before_a_failure_is_kept(tmp_path):
+    overrides = {**SMALL["overrides"], "callback": f"{__name__}.Raise"}
+    with pytest.raises(RuntimeError, match="out of coal"):
+        train("CartPole-v1", n_timesteps=1024, log_folder=tmp_path, **{**SMALL, "overrides": overrides})
+    run = find_run("CartPole-v1", tmp_path)
+    assert TRPO.load(run.newest.model).num_timesteps > 128
+
+
+def test_ctrl_c_keeps_what_was_learned(tmp_path):
+    command = ["train", "--env", "CartPole-v1", "-n", "1e6", "--seed", "0", "--eval-freq", "0", "-f", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sb3_trpo", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    monitor = tmp_path / "trpo" / "CartPole-v1_1" / "0.monitor.csv"
+    deadline = time.monotonic() + 60
+    while not (monitor.is_file() and len(monitor.read_text().splitlines()) > 20) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "what was learned is kept" in out
+    assert "--resume" in out
+    assert "Traceback" not in err
+    assert TRPO.load(find_run("CartPole-v1", tmp_path).newest.model).num_timesteps > 0
+
+
+def test_nothing_is_made_of_what_cannot_be_built(tmp_path):
+    with pytest.raises(UsageError, match=r"trpo cannot be built for CartPole-v1: .*gSDE"):
+        train("CartPole-v1", log_folder=tmp_path / "runs", **{**SMALL, "overrides": {"use_sde": True}})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(UsageError, match="no run folder can be made in"):
+        train("CartPole-v1", n_timesteps=128, log_folder=tmp_path / "runs", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda run: run.final.model.write_bytes(b"PK"), "Pendulum-v1.zip cannot be read"),
+        (lambda run: run.final.statistics.write_bytes(b""), "observation statistics .* cannot be read"),
+        (lambda run: (run.settings / "config.yml").write_text("{"), "config.yml is no YAML of plain values"),
+        (lambda run: (run.settings / "args.yml").unlink(), "is no run folder"),
+    ],
+)
+def test_a_damaged_run_is_refused(pendulum, damage, sentence):
+    damage(pendulum.run)
+    with pytest.raises(UsageError, match=sentence):
+        resume(pendulum.run.folder, 2048)
+
+
+def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path):
+    runs = [new_run(tmp_path, "trpo", "ALE/Pong-v5") for _ in range(12)]
+    assert [run.folder.name for run in runs] == [f"ALE-Pong-v5_{number}" for number in range(1, 13)]
+    assert new_run(tmp_path, "sb3_contrib:TRPO", "CartPole-v1").folder == tmp_path / "sb3_contrib-TRPO/CartPole-v1_1"
+
+
+def test_runs_are_found_by_folder_and_by_environment(pendulum, tmp_path):
+    assert find_run(pendulum.run.folder) == pendulum.run
+    assert find_run("Pendulum-v1", tmp_path / "runs") == pendulum.run
+    assert find_runs(tmp_path / "runs") == [pendulum.run]
+    assert find_runs(tmp_path / "nowhere") == []
+    with pytest.raises(UsageError, match="run 'Pendulum-v2' does not exist, did you mean 'Pendulum-v1'"):
+        find_run("Pendulum-v2", tmp_path / "runs")
+    with pytest.raises(UsageError, match="there are none in"):
+        find_run("Pendulum-v1", Path("nowhere"))
+
+
+def test_other_algorithms_train_the_same_way(tmp_path):
+    file = tmp_path / "ppo.yml"
+    file.write_text("default: {n_timesteps: 256, n_steps: 64, batch_size: 64}\n")
+    trained = train("CartPole-v1", "ppo", hyperparams=file, log_folder=tmp_path, n_eval_episodes=2, device="cpu")
+    assert trained.run.folder == tmp_path / "ppo" / "CartPole-v1_1"
+
+
+def test_tensorboard_is_fed(tmp_path):
+    trained = train("CartPole-v1", n_timesteps=128, log_folder=tmp_path, tensorboard=True, **SMALL)
+    assert list(trained.run.folder.glob("events.out.tfevents*"))

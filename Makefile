@@ -28,6 +28,7 @@ $(STAMP): pyproject.toml
 
 train: install  ## train TRPO: make train ENV=Hopper-v5 STEPS=2e5 SEED=1
 	@$(BIN)/sb3-trpo train --env $(ENV) --n-timesteps $(STEPS) --seed $(SEED)
+	@$(BIN)/sb3-trpo plot $(ENV)
 
 test: install lint  ## linters and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

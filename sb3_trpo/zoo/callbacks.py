@@ -23,11 +23,14 @@ class Saver(BaseCallback):
     :param run: whose folder they are saved in
     :param row: an evaluation as a row of the table of scores
     :param save_freq: steps between checkpoints, 0 for none
+    :param say: told of each evaluation in a line
     """
 
-    def __init__(self, run: Run, row: Callable[[Evaluation], Score], save_freq: int):
+    def __init__(
+        self, run: Run, row: Callable[[Evaluation], Score], save_freq: int, say: Callable[[str], None] | None = None
+    ):
         super().__init__()
-        self.run, self.row, self.save_freq = run, row, save_freq
+        self.run, self.row, self.save_freq, self.say = run, row, save_freq, say
         self.evaluations: list[tuple[int, Any, Any]] = []
         self.scores: list[Score] = []
         self.best = -np.inf
@@ -48,12 +51,17 @@ class Saver(BaseCallback):
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Keep an evaluation, and the model if it is the best so far."""
+        # A run that goes on and is stopped before its first step is evaluated where it was evaluated before.
+        self.scores = [score for score in self.scores if score.step != evaluation.step]
+        self.evaluations = [row for row in self.evaluations if row[0] != evaluation.step]
         self.scores.append(self.row(evaluation._replace(wall_s=self.seconds_before + evaluation.wall_s)))
         write_scores(self.run.folder / SCORES, self.scores)
         self.evaluations.append((evaluation.step, evaluation.returns, evaluation.lengths))
         timesteps, results, lengths = map(np.array, zip(*self.evaluations, strict=True))
         with replacing(self.run.folder / "evaluations.npz") as temporary:
             np.savez(temporary, timesteps=timesteps, results=results, ep_lengths=lengths)
+        if self.say is not None:
+            self.say(f"{evaluation.step:,} steps: return {evaluation.mean:.1f} ± {evaluation.returns.std():.1f}")
         if evaluation.mean > self.best:
             self.best = evaluation.mean
             save_checkpoint(self.model, self.run.best)
@@ -68,9 +76,9 @@ class Saver(BaseCallback):
             return
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(f"evaluations of {self.run.folder} cannot be read: {error}") from error
+        self.best = float(columns[1].mean(1).max())  # of the model that is there, be it from after the checkpoint
         self.evaluations = [row for row in zip(*columns, strict=True) if row[0] <= self.num_timesteps]
         self.scores = [score for score in scores if score.step <= self.num_timesteps]
-        self.best = max((float(np.mean(returns)) for _, returns, _ in self.evaluations), default=-np.inf)
         self.seconds_before = max((score.wall_s for score in self.scores), default=0.0)
 
 
@@ -95,7 +103,10 @@ class TrainingBar(BaseCallback):
             self.progress.update(self.task, completed=min(self.num_timesteps, self.total), returns=returns)
         return True
 
-    def close(self) -> None:
+    def __enter__(self) -> "TrainingBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Leave the bar as it is."""
         self.progress.update(self.task, completed=min(self.num_timesteps, self.total))
         self.progress.stop()

@@ -5,6 +5,7 @@ Functions are imported where they are called, so that ``--help`` and complaints 
 
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sb3_trpo.zoo.errors import UsageError, did_you_mean
+from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 
 app = typer.Typer(
     name="sb3-trpo",
@@ -25,7 +26,10 @@ app = typer.Typer(
 )
 
 Env = Annotated[str, typer.Option("--env", help="Id of a registered environment.", metavar="ID")]
-Algo = Annotated[str, typer.Option("--algo", help="trpo, ppo, a2c, or module:Class such as sb3_contrib:TRPO.")]
+Algo = Annotated[
+    str,
+    typer.Option("--algo", help="trpo; with --hyperparams also ppo, a2c, or module:Class such as sb3_contrib:TRPO."),
+]
 HyperparamsFile = Annotated[
     Path | None,
     typer.Option(
@@ -85,20 +89,23 @@ def options(
     sb3-trpo train --resume runs/trpo/HalfCheetah-v5_1 --n-timesteps 2e6"""
 )
 def train(
+    context: typer.Context,
     env: Annotated[str | None, typer.Option("--env", help="Id of a registered environment.", metavar="ID")] = None,
     algo: Algo = "trpo",
     hyperparams: HyperparamsFile = None,
     param: Overrides = None,
     n_timesteps: Steps = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything.", show_default="drawn and written down")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything.", show_default="drawn and written down; 0 with --n-seeds")
+    ] = None,
     n_seeds: Annotated[int, typer.Option(help="Runs, on seeds SEED, SEED + 1, ...")] = 1,
     vec_env: Annotated[str, typer.Option(help="dummy: one process; subproc: one for each environment.")] = "dummy",
     eval_freq: Annotated[
-        int | None, typer.Option(help="Steps between evaluations, 0 for one at the end.", show_default="a twentieth")
+        float | None, typer.Option(help="Steps between evaluations, 0 for one at the end.", show_default="a twentieth")
     ] = None,
     eval_episodes: Annotated[int, typer.Option(help="Episodes of each evaluation.")] = 20,
     save_freq: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints, 0 for none.", show_default="a fifth")
+        float | None, typer.Option(help="Steps between checkpoints, 0 for none.", show_default="a fifth")
     ] = None,
     log_folder: LogFolder = Path("runs"),
     resume: Annotated[
@@ -114,8 +121,9 @@ def train(
     """Train a model and leave it, with logs and evaluations, in a run folder that RL Zoo can read."""
     if (env is None) == (resume is None):
         raise UsageError("give an environment to train in (--env ID), or a run to go on with (--resume RUN)")
-    if n_seeds < 1:
-        raise UsageError(f"--n-seeds {n_seeds} must be >= 1")
+    whole("--n-seeds", n_seeds, 1)
+    if resume is not None:
+        _refuse_all_but(context, ("resume", "n_timesteps", "log_folder", "num_threads", "gym_packages"))
     _prepare(gym_packages, num_threads)
     from sb3_trpo.zoo.console import console
     from sb3_trpo.zoo.train_run import Trained
@@ -123,22 +131,21 @@ def train(
     from sb3_trpo.zoo.train_run import train as train_one
 
     def say(trained: Trained) -> None:
-        last = trained.evaluation
+        last, where = trained.evaluation, shlex.quote(str(trained.run.folder))
         if trained.was_interrupted:
             console.print(f"interrupted after {last.step:,} steps; what was learned is kept")
         console.print(
             f"return over {len(last.returns)} episodes without noise: "
             f"[bold green]{last.mean:.1f} ± {last.returns.std():.1f}[/bold green] after {last.step:,} steps"
         )
-        where = trained.run.folder
-        console.print(f"run     {where}")
-        console.print(f"watch   sb3-trpo enjoy {where}      curve   sb3-trpo plot {where}")
+        console.print(f"watch   sb3-trpo enjoy {where}\ncurve   sb3-trpo plot {where}", markup=False)
         if trained.was_interrupted:
-            console.print(f"go on   sb3-trpo train --resume {where}")
+            console.print(f"go on   sb3-trpo train --resume {where}", markup=False)
 
     if resume is not None:
-        say(go_on(_run(resume, log_folder), n_timesteps, show_progress=True))
-        return
+        trained = go_on(_run(resume, log_folder), n_timesteps, show_progress=True)
+        say(trained)
+        raise typer.Exit(130 if trained.was_interrupted else 0)
     means: list[float] = []
     for k in range(n_seeds):
         trained = train_one(
@@ -205,7 +212,8 @@ def enjoy(
         seed=seed,
         device=device,
     )
-    console.print(f"return {', '.join(f'{value:.1f}' for value in returns)}" + (f"; film {video}" if video else ""))
+    film = f"; film {video}" if video else ""
+    console.print(f"return {', '.join(f'{value:.1f}' for value in returns)}{film}", markup=False)
 
 
 @app.command(
@@ -238,9 +246,10 @@ def evaluate(
         typer.echo(score.as_json())
         return
     how = "without noise" if score.deterministic else "sampled"
-    console.print(f"{score.run}/{score.model}: {score.n_episodes} episodes, actions {how}")
+    console.print(f"{score.run}/{score.model}: {score.n_episodes} episodes, actions {how}", markup=False)
     console.print(f"mean [bold green]{score.mean:.1f}[/bold green] ± {score.std:.1f}, length {score.length:.0f}")
-    console.print(f"interquartile mean {score.iqm:.1f}, 95% interval {score.iqm_low:.1f} to {score.iqm_high:.1f}")
+    interval = f", 95% interval {score.iqm_low:.1f} to {score.iqm_high:.1f}" if score.n_episodes > 1 else ""
+    console.print(f"interquartile mean {score.iqm:.1f}{interval}")
 
 
 @app.command("list", epilog="[bold]Example[/bold]\n\n    sb3-trpo list --env CartPole-v1")
@@ -249,10 +258,23 @@ def list_runs(
     log_folder: LogFolder = Path("runs"),
 ) -> None:
     """List the runs in a folder with their last and best evaluations."""
-    from sb3_trpo.zoo.console import console
-    from sb3_trpo.zoo.listing import runs_table
+    from rich.markup import escape
+    from rich.table import Table
 
-    console.print(runs_table(log_folder, env))
+    from sb3_trpo.zoo.console import console
+    from sb3_trpo.zoo.listing import Listed
+    from sb3_trpo.zoo.listing import list_runs as listed
+
+    runs = listed(log_folder, env)
+    if not console.is_terminal:  # for other programs: every column, whole
+        typer.echo("\n".join("\t".join(run) for run in (Listed._fields, *runs)))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in Listed._fields:
+        table.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+    for run in runs:
+        table.add_row(*map(escape, run))
+    console.print(table)
 
 
 @app.command(
@@ -322,7 +344,7 @@ def tune(
         confirm=confirm,
         hyperparams=hyperparams,
         overrides=_overrides(param),
-        n_timesteps=None if n_timesteps is None else int(n_timesteps),
+        n_timesteps=n_timesteps,
         seed=seed,
         folder=output,
         packages=gym_packages or (),
@@ -360,8 +382,8 @@ def benchmark(
     from sb3_trpo.zoo.console import console
 
     scores = run_grid(grid, output, jobs, packages=gym_packages or ())
-    console.print(f"scores  {scores}")
-    console.print(f"plots   sb3-trpo plot {scores}      tables  sb3-trpo report {scores}")
+    where = shlex.quote(str(scores))
+    console.print(f"scores  {where}\nplots   sb3-trpo plot {where}\ntables  sb3-trpo report {where}", markup=False)
 
 
 @app.command(
@@ -384,7 +406,7 @@ def plot(
     from sb3_trpo.zoo.figures import plot as draw
 
     for path in draw(sources, output, log_folder=log_folder, first=first):
-        console.print(f"drawn   {path}")
+        console.print(f"drawn   {path}", markup=False)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\n    sb3-trpo report runs/benchmark/mujoco/scores.csv > scores.md")
@@ -415,12 +437,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), debug)
     except typer.TyperException as error:
         return _complain(_suggestion(error, given), debug)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _complain(sentence: str, debug: bool) -> int:
@@ -452,14 +468,14 @@ def _prepare(gym_packages: Sequence[str] | None = None, num_threads: int = 1) ->
     """Register environments, and set threads before numpy is loaded."""
     import importlib
 
-    if num_threads < 1:
-        raise UsageError(f"--num-threads {num_threads} must be >= 1")
+    whole("--num-threads", num_threads, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
     from sb3_trpo.zoo.training import hush_mujoco, use_threads
 
     use_threads(num_threads)
     hush_mujoco()
-    sys.path.insert(0, "")
+    if gym_packages:
+        sys.path.insert(0, "")  # modules in this folder, as with `python -m`
     try:
         for module in gym_packages or ():
             importlib.import_module(module)
@@ -471,6 +487,14 @@ def _overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
     from sb3_trpo.zoo.hyperparams import parse_override
 
     return dict(parse_override(pair) for pair in pairs or ())
+
+
+def _refuse_all_but(context: typer.Context, names: Sequence[str]) -> None:
+    """Refuse options beside ``--resume`` that would be ignored: a run goes on as it was begun."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in names:
+            raise UsageError(f"{parameter.opts[-1]} cannot be changed when a run goes on: leave it out")
 
 
 def _run(where: str, log_folder: Path) -> Path:

@@ -79,7 +79,13 @@ class PeriodicEvaluation(BaseCallback):
         return self._goes_on
 
     def _on_training_end(self) -> None:
-        if self._goes_on and not (self.evaluations and self.evaluations[-1].step == self.num_timesteps):
+        if self._goes_on:
+            self.finish()
+
+    def finish(self) -> None:
+        """Evaluate, unless that was done after this very step; for a training that was interrupted."""
+        self.num_timesteps = self.model.num_timesteps
+        if not (self.evaluations and self.evaluations[-1].step == self.num_timesteps):
             self._evaluate()
 
     def _plan(self) -> None:

@@ -17,7 +17,7 @@ def plot(
     log_folder: str | Path = "runs",
     first: str | None = None,
 ) -> list[Path]:
-    """Draw learning curves against steps and wall-clock, and statistics where there is more than one contestant.
+    """Draw learning curves against steps and wall-clock, and statistics.
 
     :param sources: tables of scores, run folders, or environment ids for their latest run
     :param output: folder of the plots, that of the first source by default
@@ -67,24 +67,37 @@ def report(
 
 
 def gather(sources: Sequence[str | Path], log_folder: str | Path = "runs") -> list[Score]:
-    """The scores of all sources; runs of one seed in different folders are told apart by a seed of their own."""
+    """The scores of all sources, each once.
+
+    Runs of one algorithm with different settings are contestants of their own, named after their folders; runs of one
+    seed in different folders are told apart by a seed of their own.
+    """
+    tables = {file: _read(file) for file in dict.fromkeys(file.resolve() for file in _files(sources, log_folder))}
+    settings: dict[tuple[str, str], set[str]] = {}
+    for row in (row for rows in tables.values() for row in rows):
+        settings.setdefault((row.env, row.implementation), set()).add(row.config_hash)
     scores: list[Score] = []
-    for file in _files(sources, log_folder):
-        try:
-            rows = read_scores(file)
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UsageError(str(error)) from error
-        taken = {(row.env, row.implementation, row.seed) for row in scores}
+    for file, rows in tables.items():
+        taken = {(score.env, score.implementation, score.seed) for score in scores}
         for row in rows:
+            is_one_of_many = len(tables) > 1 and len(settings[row.env, row.implementation]) > 1
+            label = f"{row.implementation}, {file.parent.name}" if is_one_of_many else row.implementation
             seed = row.seed
-            while (row.env, row.implementation, seed) in taken:
+            while (row.env, label, seed) in taken:
                 seed += 1_000_000
-            scores.append(row._replace(seed=seed))
+            scores.append(row._replace(implementation=label, seed=seed))
     if not scores:
         raise UsageError(f"{', '.join(map(str, sources)) or 'nothing'} holds no scores yet")
     return scores
+
+
+def _read(file: Path) -> list[Score]:
+    try:
+        return read_scores(file)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _files(sources: Sequence[str | Path], log_folder: str | Path) -> list[Path]:

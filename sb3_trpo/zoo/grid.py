@@ -23,13 +23,15 @@ from typing import Any, NoReturn
 
 from sb3_trpo.evaluation import scores
 from sb3_trpo.zoo.algorithms import ALGORITHMS
-from sb3_trpo.zoo.errors import UsageError, did_you_mean
+from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 from sb3_trpo.zoo.expressions import parse_expression
 from sb3_trpo.zoo.hyperparams import Hyperparams, load_hyperparams, read_yaml
 
 KEYS = ("environments", "seeds", "n_timesteps", "eval_freq", "n_eval_episodes", "contestants")
 SETTINGS = {"n_timesteps": 1, "eval_freq": 0, "n_eval_episodes": 1}
 """What may also stand under an environment, and the smallest value."""
+MAX_SEED = 2**32 - 1 - 10_000 - 100_000
+"""Numpy takes no seed from 2**32 on; environments and evaluations add something to that of the run."""
 CONTESTANT_KEYS = ("algo", "hyperparams", "overrides")
 
 
@@ -90,7 +92,7 @@ def read_grid(path: str | Path) -> Grid:
             raise UsageError(f"{path} has no {key}: a grid is environments x contestants x seeds")
     environments, seeds = _environments(path, given["environments"]), _seeds(path, given["seeds"])
     contestants = _contestants(path, given["contestants"])
-    common = {key: _whole(path, key, given[key]) for key in SETTINGS if key in given}
+    common = {key: _whole(path, key, given[key], low) for key, low in SETTINGS.items() if key in given}
     by_environment = {
         env: _configurations(path, env, {**common, **settings}, contestants) for env, settings in environments.items()
     }
@@ -183,8 +185,8 @@ def _environments(path: Path, given: Any) -> dict[str, dict[str, int]]:
 
 
 def _seeds(path: Path, given: Any) -> list[int]:
-    seeds = given if isinstance(given, list) else list(range(_whole(path, "seeds", given, 1)))
-    seeds = [_whole(path, "seeds", seed, 0) for seed in seeds]
+    seeds = given if isinstance(given, list) else list(range(_whole(path, "seeds", given, 1, 10_000)))
+    seeds = [_whole(path, "seeds", seed, 0, MAX_SEED) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         _refuse(path, "seeds", given, "be a number of seeds, or a list of different ones")
     return seeds
@@ -196,6 +198,8 @@ def _contestants(path: Path, given: Any) -> dict[str, dict[str, Any]]:
         _refuse(path, "contestants", given, "map labels to contestants such as {algo: trpo}")
     found = {str(label): contestant for label, contestant in given.items()}
     for label, contestant in found.items():
+        if not label.strip() or not label.isprintable():
+            _refuse(path, "contestants", given, "have labels of printable signs")
         name = f"contestants: {label}"
         if not isinstance(contestant, dict) or not isinstance(contestant.get("algo"), str):
             _refuse(path, name, contestant, "have an algorithm, such as {algo: trpo}")
@@ -207,11 +211,11 @@ def _contestants(path: Path, given: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _whole(path: Path, name: str, value: Any, low: int | None = None) -> int:
-    low = SETTINGS[name] if low is None else low
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < low or value != int(value):
-        _refuse(path, name, value, f"be a whole number >= {low}")
-    return int(value)
+def _whole(path: Path, name: str, value: Any, low: int, high: int | None = None) -> int:
+    try:
+        return whole(name, value, low, high)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _known(path: Path, what: str, given: Mapping[Any, Any], known: Any) -> None:

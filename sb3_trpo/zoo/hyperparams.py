@@ -184,6 +184,8 @@ def plain(hyperparams: Mapping[str, Any]) -> Hyperparams:
 
 
 def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, str) and key in DICTIONARIES and key not in EXPRESSIONS:
+        value = parse_expression(value, key)  # RL Zoo does not read this text
     if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):

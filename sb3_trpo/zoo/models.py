@@ -1,7 +1,8 @@
 """Environments and models built from hyperparameters."""
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -215,3 +216,20 @@ def _wrapper(
         return env
 
     return wrap
+
+
+@contextlib.contextmanager
+def closing_env(env: VecEnv) -> Iterator[VecEnv]:
+    """Close an environment in the end, also when processes of it have died: SB3 would wait for their answers."""
+    try:
+        yield env
+    finally:
+        inner = env.unwrapped
+        if isinstance(inner, SubprocVecEnv):
+            inner.waiting = False
+        try:
+            env.close()
+        except (EOFError, ConnectionError):
+            for process in getattr(inner, "processes", ()):
+                process.terminate()
+                process.join()

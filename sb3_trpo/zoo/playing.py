@@ -12,13 +12,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.evaluation.statistics import aggregate_iqm, stratified_bootstrap
-from sb3_trpo.zoo.algorithms import algorithm_class
-from sb3_trpo.zoo.errors import UsageError
+from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.evaluations import evaluate
 from sb3_trpo.zoo.files import replacing
-from sb3_trpo.zoo.models import make_env
-from sb3_trpo.zoo.runs import Checkpoint, Run, find_run, load_statistics
-from sb3_trpo.zoo.training import MAX_EVALUATION_ENVS
+from sb3_trpo.zoo.grid import MAX_SEED
+from sb3_trpo.zoo.runs import Checkpoint, Run, find_run, load_model, load_statistics
+from sb3_trpo.zoo.training import make_evaluation_env
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
 
@@ -40,8 +39,9 @@ class RunScore(NamedTuple):
     length: float
 
     def as_json(self) -> str:
-        """One JSON object."""
-        return json.dumps(self._asdict())
+        """One JSON object; null where there is no interval."""
+        numbers = {key: None if value != value else value for key, value in self._asdict().items()}
+        return json.dumps(numbers)
 
 
 def evaluate_run(
@@ -62,11 +62,10 @@ def evaluate_run(
     :param seed: of the initial states
     :raises UsageError: when there is no such run or model
     """
-    if n_episodes < 1:
-        raise UsageError(f"episodes={n_episodes!r} must be >= 1")
+    n_episodes, seed = whole("episodes", n_episodes, 1), whole("seed", seed, 0, MAX_SEED)
     run = find_run(where, log_folder)
     checkpoint = _checkpoint(run, best)
-    with _at_play(run, checkpoint, n_envs=min(n_episodes, MAX_EVALUATION_ENVS), device=device) as (model, env):
+    with _at_play(run, checkpoint, n_episodes, device) as (model, env):
         played = evaluate(model, env, n_episodes, seed, deterministic=not stochastic)
     middle = stratified_bootstrap(played.returns, aggregate_iqm)
     return RunScore(
@@ -104,8 +103,7 @@ def enjoy(
     """
     if video is not None and Path(video).suffix not in VIDEO_SUFFIXES:
         raise UsageError(f"video={str(video)!r} must end in {', '.join(VIDEO_SUFFIXES)}")
-    if n_episodes < 1:
-        raise UsageError(f"episodes={n_episodes!r} must be >= 1")
+    n_episodes, seed = whole("episodes", n_episodes, 1), whole("seed", seed, 0, MAX_SEED)
     run = find_run(where, log_folder)
     mode = None if not render and video is None else "human" if video is None else "rgb_array"
     returns: list[float] = []
@@ -130,21 +128,17 @@ def _checkpoint(run: Run, best: bool) -> Checkpoint:
 
 @contextlib.contextmanager
 def _at_play(
-    run: Run, checkpoint: Checkpoint, n_envs: int, device: str, render_mode: str | None = None
+    run: Run, checkpoint: Checkpoint, n_episodes: int, device: str, render_mode: str | None = None
 ) -> Iterator[tuple[BaseAlgorithm, VecEnv]]:
     """The model and an environment for it, observations scaled as they were in training."""
     options = {} if render_mode is None else {"render_mode": render_mode}
     try:
-        env = make_env(run.env_id, run.hyperparams, n_envs=n_envs, training=False, env_kwargs=options)
+        env = make_evaluation_env(run.env_id, run.hyperparams, n_episodes, options)
     except (ImportError, TypeError, RuntimeError) as error:
         raise UsageError(f"{run.env_id} cannot be drawn: {' '.join(str(error).split())}") from error
     with contextlib.closing(env):
         load_statistics(env, checkpoint)
-        try:
-            model = algorithm_class(run.algo).load(checkpoint.model, device=device)
-        except Exception as error:  # whatever unpickling raises
-            raise UsageError(f"model {checkpoint.model} cannot be read: {' '.join(str(error).split())}") from error
-        yield model, env
+        yield load_model(run, checkpoint, device), env
 
 
 @contextlib.contextmanager

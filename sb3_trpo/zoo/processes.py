@@ -1,10 +1,11 @@
-"""What a process inherits that is started for a training run."""
+"""Processes of training runs: what they inherit, and how they end."""
 
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from types import FrameType
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """For numpy and torch, which read them when they are loaded."""
@@ -30,3 +31,36 @@ def environment_of_workers() -> Iterator[None]:
                 os.environ[name] = value
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a Ctrl-C that came meanwhile arrives now
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """End by SIGTERM, as schedulers send it, like by Ctrl-C; in the main thread only, others get no signals."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what follows is the tidying up
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Deaf to Ctrl-C, for the moments of tidying up after the first; in the main thread, others never hear it."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -16,12 +16,14 @@ runs/trpo/CartPole-v1_1/
 
 import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
+from filelock import FileLock
 
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 from sb3_trpo.zoo.files import replacing, write_text
@@ -87,12 +89,21 @@ class Run(NamedTuple):
     @property
     def hyperparams(self) -> Hyperparams:
         """What it was trained with."""
-        return dict(read_yaml(self.settings / "config.yml"))
+        return _dictionary(self.settings / "config.yml")
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What else was asked for: seed, steps, evaluations, ..."""
-        return dict(read_yaml(self.settings / "args.yml"))
+        return _dictionary(self.settings / "args.yml")
+
+    @property
+    def changed(self) -> float:
+        """When it was last begun or gone on with, in seconds."""
+        return (self.settings / "args.yml").stat().st_mtime
+
+    def lock(self) -> FileLock:
+        """What whoever trains it must hold; released by the system when the process ends."""
+        return FileLock(self.folder / ".lock")
 
 
 def file_name(env_id: str) -> str:
@@ -116,10 +127,12 @@ def new_run(log_folder: Path, algo: str, env_id: str) -> Run:
 
 
 def write_settings(run: Run, hyperparams: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Write ``config.yml``, ``args.yml`` and ``command.txt``."""
+    """Write ``config.yml`` and ``args.yml``, and add a line to ``command.txt``."""
     write_text(run.settings / "config.yml", yaml.safe_dump(plain(hyperparams)))
     write_text(run.settings / "args.yml", yaml.safe_dump({"algo": run.algo, "env": run.env_id, **arguments}))
-    write_text(run.settings / "command.txt", " ".join(sys.orig_argv) + "\n")
+    file = run.settings / "command.txt"
+    before = file.read_text(encoding="utf-8") if file.is_file() else ""
+    write_text(file, before + shlex.join(sys.orig_argv) + "\n")
 
 
 def find_run(where: str | Path, log_folder: str | Path = "runs") -> Run:
@@ -142,7 +155,7 @@ def find_run(where: str | Path, log_folder: str | Path = "runs") -> Run:
         known = {str(run.folder) for run in runs} | {run.env_id for run in runs}
         hint = did_you_mean(where, known) if known else f": there are none in {log_folder}"
         raise UsageError(f"run {str(where)!r} does not exist{hint}")
-    return max(matching, key=lambda run: run.folder.stat().st_mtime)
+    return max(matching, key=lambda run: (run.changed, _number(run.folder.name)))
 
 
 def find_runs(log_folder: str | Path) -> list[Run]:
@@ -164,6 +177,29 @@ def save_checkpoint(model: "BaseAlgorithm", checkpoint: Checkpoint) -> None:
         model.save(temporary)
 
 
+def keep_as_checkpoint(run: Run, checkpoint: Checkpoint, step: int) -> None:
+    """Make the final model of a run that goes on a checkpoint: `Run.newest` is then what is newest."""
+    if checkpoint == run.final:
+        kept = run.checkpoint(step)
+        if checkpoint.statistics.is_file():
+            checkpoint.statistics.replace(kept.statistics)
+        checkpoint.model.replace(kept.model)
+
+
+def load_model(run: Run, checkpoint: Checkpoint, device: str, env: "VecEnv | None" = None) -> "BaseAlgorithm":
+    """The model of a run.
+
+    :param env: to go on training in; not needed to play
+    :raises UsageError: when the file cannot be read
+    """
+    from sb3_trpo.zoo.algorithms import algorithm_class
+
+    try:
+        return algorithm_class(run.algo).load(checkpoint.model, env=env, device=device)
+    except Exception as error:  # whatever unpickling raises
+        raise UsageError(f"model {checkpoint.model} cannot be read: {' '.join(str(error).split())}") from error
+
+
 def load_statistics(env: "VecEnv", checkpoint: Checkpoint) -> None:
     """Give an environment the observation and reward statistics of a checkpoint.
 
@@ -179,6 +215,13 @@ def load_statistics(env: "VecEnv", checkpoint: Checkpoint) -> None:
     except Exception as error:  # whatever unpickling raises
         raise UsageError(f"observation statistics {checkpoint.statistics} cannot be read: {error}") from error
     normalizer.obs_rms, normalizer.ret_rms, normalizer.returns = saved.obs_rms, saved.ret_rms, saved.returns
+
+
+def _dictionary(file: Path) -> dict[str, Any]:
+    contents = read_yaml(file)
+    if not isinstance(contents, dict):
+        raise UsageError(f"{file} must hold 'key: value' pairs")
+    return contents
 
 
 def _last_number(parent: Path, env_id: str) -> int:

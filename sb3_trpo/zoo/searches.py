@@ -10,11 +10,11 @@ import numpy as np
 import optuna
 from gymnasium import spaces
 
-from sb3_trpo.zoo.errors import UsageError, did_you_mean
+from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams, plain
 from sb3_trpo.zoo.models import make_env
 from sb3_trpo.zoo.samplers import make_pruner, make_sampler
-from sb3_trpo.zoo.spaces import sample_environment, sample_trpo_params, start_params
+from sb3_trpo.zoo.spaces import SAMPLERS, SEARCHED, sample_environment, sample_trpo_params, start_params
 
 Curve = list[tuple[int, float]]
 """Learning curve of one run: (step, mean return) of each evaluation."""
@@ -118,7 +118,7 @@ def make_search(
     *,
     hyperparams: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    n_timesteps: int | None = None,
+    n_timesteps: float | None = None,
     n_seeds: int = 3,
     pruner: str | None = None,
     **settings: Any,
@@ -128,22 +128,23 @@ def make_search(
     :param settings: further fields of `Search`
     :raises UsageError: for an argument that cannot be used
     """
-    if algo != "trpo":
-        raise UsageError(f"algorithm {algo!r} has no search space: choose trpo")
+    if algo not in SAMPLERS:
+        raise UsageError(f"algorithm {algo!r} has no search space: choose {' or '.join(SAMPLERS)}")
+    for key in overrides or {}:
+        if key in SEARCHED:
+            raise UsageError(f"{key} is searched, a value for it would have no effect: leave it out, or train with it")
     entry = load_hyperparams(algo, env_id, hyperparams, overrides)
     search = Search(
         algo,
         env_id,
         plain(entry),
-        int(entry["n_timesteps"] if n_timesteps is None else n_timesteps),
+        whole("n_timesteps", entry.get("n_timesteps") if n_timesteps is None else n_timesteps, 1),
         n_seeds,
         pruner=("wilcoxon" if n_seeds > 2 else "median") if pruner is None else pruner,
         **settings,
     )
-    for name, low in (("n_timesteps", 1), ("n_seeds", 1), ("n_evaluations", 1), ("n_eval_episodes", 1),
-                      ("n_startup", 0), ("seed", 0)):  # fmt: skip
-        if getattr(search, name) < low:
-            raise UsageError(f"{name}={getattr(search, name)!r} must be >= {low}")
+    for name, low in (("n_seeds", 1), ("n_evaluations", 1), ("n_eval_episodes", 1), ("n_startup", 0), ("seed", 0)):
+        whole(name, getattr(search, name), low)
     if search.score not in SCORES:
         raise UsageError(f"score={search.score!r} is unknown{did_you_mean(search.score, SCORES)}")
     make_sampler(search.sampler, search.seed, search.n_startup)

@@ -30,6 +30,7 @@ NET_ARCHS = {
 """Layers of actor and critic. A wider critic is what Andrychowicz et al. 2020 (arXiv 2006.05990) recommend."""
 
 ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
+# Minibatches of the critic: smaller ones cost time and noise, larger ones leave few steps in a rollout.
 BATCH_SIZES = [64, 128, 256, 512]
 N_ENVS = [1, 2, 4, 8, 16]
 
@@ -38,6 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "rollout_pow": (9, 13),
     # Horizons of 10 to 10,000 steps: what matters first, says Andrychowicz et al. 2020.
     "one_minus_gamma": (1e-4, 0.1),
+    # GAE's lambda from 0.8, which trusts the critic, to 0.995, which trusts the rewards (Schulman et al. 2016).
     "one_minus_gae_lambda": (5e-3, 0.2),
     # Joint KL in nats. Engstrom et al. 2020 (arXiv 2005.12729) tuned 0.04 to 0.13, the first paper took 0.01.
     "target_kl": (3e-3, 0.2),
@@ -47,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "cg_max_steps": (5, 25),
     # Halving is fast and coarse; 0.9 lands close to the radius but needs more candidates.
     "line_search_shrinking_factor": (0.5, 0.9),
+    # Of the critic's Adam, around the usual 1e-3: a factor of ten below, where it lags behind, and of three above.
     "learning_rate": (1e-4, 3e-3),
     # Passes of the critic; with the minibatch size the number of its steps, which is what a rollout costs most.
     "n_critic_updates": (5, 20),
@@ -54,6 +57,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "log_std_init": (-2.0, 0.0),
 }
 """Least and greatest value of each parameter that is a number."""
+
+
+SEARCHED = (
+    "n_envs", "normalize", "n_steps", "gamma", "gae_lambda", "target_kl", "cg_damping", "cg_max_steps",
+    "line_search_shrinking_factor", "learning_rate", "n_critic_updates", "batch_size",
+)  # fmt: skip
+"""Hyperparameters that trials set, beside those in ``policy_kwargs``."""
 
 
 def sample_trpo_params(

@@ -8,7 +8,6 @@ import contextlib
 import copy
 import multiprocessing
 import os
-import signal
 import socket
 import threading
 import time
@@ -21,6 +20,8 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+
+from sb3_trpo.zoo.processes import undisturbed
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_RETRIES = 3
@@ -198,20 +199,6 @@ def heartbeat(database: RDBStorage, trial_id: int) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Deaf to Ctrl-C, for the moments of tidying up after the first; in the main thread, others never hear it."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def end_with_parent() -> None:

@@ -1,28 +1,44 @@
 """Training runs with all that is around them: a folder, logs, evaluations, checkpoints, and going on after a stop."""
 
 import importlib.util
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import Timeout
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, make_output_format
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.zoo import grid
-from sb3_trpo.zoo.algorithms import algorithm_class
 from sb3_trpo.zoo.callbacks import Saver, TrainingBar
-from sb3_trpo.zoo.errors import UsageError, did_you_mean
-from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation, evaluate
-from sb3_trpo.zoo.grid import config_hash
-from sb3_trpo.zoo.hyperparams import Hyperparams, load_hyperparams
-from sb3_trpo.zoo.models import VEC_ENVS, check_env, make_callbacks, make_env, make_model
-from sb3_trpo.zoo.runs import Run, find_run, load_statistics, new_run, save_checkpoint, write_settings
+from sb3_trpo.zoo.console import print_line, stderr
+from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
+from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation
+from sb3_trpo.zoo.grid import MAX_SEED, config_hash
+from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams
+from sb3_trpo.zoo.models import VEC_ENVS, check_env, closing_env, make_callbacks, make_env, make_model
+from sb3_trpo.zoo.processes import sigterm_interrupts, undisturbed
+from sb3_trpo.zoo.runs import (
+    Run,
+    find_run,
+    keep_as_checkpoint,
+    load_model,
+    load_statistics,
+    new_run,
+    save_checkpoint,
+    write_settings,
+)
 from sb3_trpo.zoo.scored_run import to_score
-from sb3_trpo.zoo.training import EVALUATION_SEED, MAX_EVALUATION_ENVS
+from sb3_trpo.zoo.training import EVALUATION_SEED, make_evaluation_env
+
+DEFAULTS: dict[str, Any] = {
+    "seed": 0, "vec_env": "dummy", "eval_freq": 0, "eval_episodes": 20, "save_freq": 0,
+    "tensorboard": False, "wandb_project": None, "device": "auto",
+}  # fmt: skip
+"""What a run folder of RL Zoo does not say, when it is gone on with."""
 
 
 class Trained(NamedTuple):
@@ -43,9 +59,9 @@ def train(
     n_timesteps: float | None = None,
     seed: int | None = None,
     vec_env: str = "dummy",
-    eval_freq: int | None = None,
+    eval_freq: float | None = None,
     n_eval_episodes: int = 20,
-    save_freq: int | None = None,
+    save_freq: float | None = None,
     log_folder: str | Path = "runs",
     tensorboard: bool = False,
     wandb_project: str | None = None,
@@ -76,83 +92,86 @@ def train(
     check_env(env_id)
     if vec_env not in VEC_ENVS:
         raise UsageError(f"vec_env={vec_env!r} is unknown{did_you_mean(vec_env, VEC_ENVS)}")
-    chosen = load_hyperparams(algo, env_id, hyperparams, {**_steps(n_timesteps), **(overrides or {})})
+    chosen = load_hyperparams(algo, env_id, hyperparams, {**(overrides or {}), **_steps(n_timesteps)})
     if "n_timesteps" not in chosen:
         raise UsageError(f"the hyperparameters of {env_id} have no n_timesteps: give n_timesteps")
-    total = int(chosen["n_timesteps"])
-    seed = int(np.random.SeedSequence().generate_state(1)[0] % 2**31) if seed is None else seed
+    total = whole("n_timesteps", chosen["n_timesteps"], 1)
+    drawn = int(np.random.SeedSequence().generate_state(1)[0] % 2**31)
     arguments: dict[str, Any] = {
-        "seed": seed,
+        "seed": drawn if seed is None else whole("seed", seed, 0, MAX_SEED),
         "vec_env": vec_env,
-        "eval_freq": max(total // 20, 1) if eval_freq is None else eval_freq,
-        "eval_episodes": n_eval_episodes,
-        "save_freq": max(total // 5, 1) if save_freq is None else save_freq,
+        "eval_freq": max(total // 20, 1) if eval_freq is None else whole("eval_freq", eval_freq, 0),
+        "eval_episodes": whole("n_eval_episodes", n_eval_episodes, 1),
+        "save_freq": max(total // 5, 1) if save_freq is None else whole("save_freq", save_freq, 0),
         "tensorboard": tensorboard,
         "wandb_project": wandb_project,
         "device": device,
         "env_kwargs": None,  # RL Zoo looks for it; those of the hyperparameters are in config.yml
     }
-    for name in ("seed", "eval_freq", "save_freq"):
-        if arguments[name] < 0:
-            raise UsageError(f"{name}={arguments[name]!r} must be >= 0")
-    if n_eval_episodes < 1:
-        raise UsageError(f"n_eval_episodes={n_eval_episodes!r} must be >= 1")
+    seed = arguments["seed"]
     _check_libraries(arguments)
     # Built once without a folder: what cannot be built leaves none behind.
     make_model(algo, env_id, chosen, seed=seed, device=device).get_env().close()  # type: ignore[union-attr]
     run = new_run(Path(log_folder), algo, env_id)
-    write_settings(run, chosen, arguments)
-    env = make_env(env_id, chosen, seed=seed, vec_env=vec_env, monitor_folder=run.folder)
-    model = make_model(algo, env_id, chosen, seed=seed, device=device, env=env)
-    return _learn(run, model, chosen, arguments, total, show_progress)
+    with _alone(run):
+        write_settings(run, chosen, arguments)
+        env = make_env(env_id, chosen, seed=seed, vec_env=vec_env, monitor_folder=run.folder)
+        with closing_env(env):
+            model = make_model(algo, env_id, chosen, seed=seed, device=device, env=env)
+            return _learn(run, model, chosen, arguments, total, show_progress)
 
 
 def resume(where: str | Path, n_timesteps: float | None = None, show_progress: bool = False) -> Trained:
-    """Go on with a run that was stopped, or train a finished one for longer; schedules go on where they were.
+    """Go on with a run that was stopped, or train a finished one for longer.
+
+    Schedules are functions of the share of the training that is left. They go on where they were if ``n_timesteps``
+    stays; for a longer training they are those of the whole new length, and jump to where it has them.
 
     :param where: run folder, or environment id for its latest run
     :param n_timesteps: environment steps in all, those that were asked for by default
     :raises UsageError: when there is no such run, it has no model, or nothing is left to do
     """
     run = find_run(where)
-    chosen, arguments, newest = run.hyperparams, run.arguments, run.newest
+    chosen, arguments = run.hyperparams, {**DEFAULTS, **run.arguments}
     chosen.update(_steps(n_timesteps))
-    total = int(chosen["n_timesteps"])
-    unwanted = {**chosen, "monitor_kwargs": {**(chosen.get("monitor_kwargs") or {}), "override_existing": False}}
-    env = make_env(run.env_id, unwanted, vec_env=arguments["vec_env"], monitor_folder=run.folder)
+    total = whole("n_timesteps", chosen.get("n_timesteps"), 1)
     with ExitStack() as stack:
-        stack.enter_context(closing(env))
+        stack.enter_context(_alone(run))
+        newest = run.newest
+        monitor = {**dictionary(chosen, "monitor_kwargs"), "override_existing": False}
+        env = make_env(
+            run.env_id, {**chosen, "monitor_kwargs": monitor}, vec_env=arguments["vec_env"], monitor_folder=run.folder
+        )
+        stack.enter_context(closing_env(env))
         load_statistics(env, newest)
-        try:
-            model = algorithm_class(run.algo).load(newest.model, env=env, device=arguments["device"])
-        except Exception as error:  # whatever unpickling raises
-            raise UsageError(f"model {newest.model} cannot be read: {' '.join(str(error).split())}") from error
+        model = load_model(run, newest, arguments["device"], env)
         if model.num_timesteps >= total:
             raise UsageError(
                 f"run {run.folder} has had its {model.num_timesteps:,} steps: give a larger n_timesteps to go on"
             )
-        stack.pop_all()
-    env.seed(arguments["seed"] + model.num_timesteps)
-    write_settings(run, chosen, arguments)
-    return _learn(run, model, chosen, arguments, total, show_progress)
+        env.seed(arguments["seed"] + model.num_timesteps)
+        keep_as_checkpoint(run, newest, model.num_timesteps)
+        write_settings(run, chosen, arguments)
+        return _learn(run, model, chosen, arguments, total, show_progress)
 
 
 def _learn(
     run: Run, model: BaseAlgorithm, hyperparams: Hyperparams, arguments: Mapping[str, Any], total: int, show: bool
 ) -> Trained:
-    """Train up to ``total`` steps and save."""
-    env: VecEnv = model.get_env()  # type: ignore[assignment]
+    """Train up to ``total`` steps and save; Ctrl-C and SIGTERM end it, and what was learned is kept."""
     n_episodes, evaluation_seed = arguments["eval_episodes"], EVALUATION_SEED + arguments["seed"]
     evaluated = (arguments["eval_freq"], n_episodes)
     scored = grid.Run(
         run.env_id, run.algo, run.algo, hyperparams, arguments["seed"], total, *evaluated,
         config_hash(run.algo, hyperparams, total, *evaluated),
     )  # fmt: skip
-    saver, was_interrupted = Saver(run, partial(to_score, scored), arguments["save_freq"]), False
+    in_lines = show and not stderr.is_terminal
+    if show:
+        stderr.print(f"{run.algo} on {run.env_id}, seed {arguments['seed']}, in {run.folder}", markup=False)
+    saver = Saver(run, partial(to_score, scored), arguments["save_freq"], print_line if in_lines else None)
+    was_interrupted = False
     with ExitStack() as stack:
-        stack.enter_context(closing(env))
-        evaluation_env = make_env(run.env_id, hyperparams, n_envs=min(n_episodes, MAX_EVALUATION_ENVS), training=False)
-        stack.enter_context(closing(evaluation_env))
+        evaluation_env = stack.enter_context(closing(make_evaluation_env(run.env_id, hyperparams, n_episodes)))
         tracker = _wandb(run, hyperparams, arguments)
         if tracker is not None:
             stack.callback(tracker.finish)
@@ -162,24 +181,42 @@ def _learn(
         evaluation = PeriodicEvaluation(
             evaluation_env, arguments["eval_freq"], n_episodes, evaluation_seed, saver.on_evaluation
         )
-        bar = TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show)
+        evaluation.init_callback(model)  # for a Ctrl-C before `learn` does so
+        bar = stack.enter_context(TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show or in_lines))
         try:
-            model.learn(
-                total - model.num_timesteps,
-                callback=[*make_callbacks(hyperparams), saver, bar, evaluation],
-                reset_num_timesteps=model.num_timesteps == 0,
-            )
+            with sigterm_interrupts():
+                model.learn(
+                    total - model.num_timesteps,
+                    callback=[*make_callbacks(hyperparams), saver, bar, evaluation],
+                    reset_num_timesteps=model.num_timesteps == 0,
+                )
         except KeyboardInterrupt:
             was_interrupted = True
+        except (EOFError, ConnectionError) as error:
+            raise UsageError(f"a process of {run.env_id} has died: what it printed says why") from error
         finally:
-            bar.close()
-            save_checkpoint(model, run.final)
+            with undisturbed():
+                save_checkpoint(model, run.final)
         if was_interrupted:
-            last = evaluate(model, evaluation_env, n_episodes, evaluation_seed)._replace(step=model.num_timesteps)
-            saver.on_evaluation(last)
-        else:
-            last = evaluation.evaluations[-1]
-    return Trained(run, last, model, was_interrupted)
+            evaluation.finish()
+    return Trained(run, evaluation.evaluations[-1], model, was_interrupted)
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Hold the run's lock.
+
+    :raises UsageError: when another process trains it
+    """
+    lock = run.lock()
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"run {run.folder} is being trained by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _steps(n_timesteps: float | None) -> dict[str, float]:

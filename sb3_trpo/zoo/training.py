@@ -8,8 +8,9 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo.zoo.errors import UsageError
+from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.evaluations import Evaluation, OnEvaluation, PeriodicEvaluation
 from sb3_trpo.zoo.hyperparams import dictionary
 from sb3_trpo.zoo.models import make_callbacks, make_env, make_model
@@ -44,28 +45,30 @@ def train_and_evaluate(
     steps = hyperparams.get("n_timesteps") if n_timesteps is None else n_timesteps
     if steps is None:
         raise UsageError(f"the hyperparameters of {env_id} have no n_timesteps: give n_timesteps")
-    for name, value, low in (
-        ("n_timesteps", steps, 1),
-        ("eval_freq", eval_freq, 0),
-        ("n_eval_episodes", n_eval_episodes, 1),
-    ):
-        if value != int(value) or value < low:
-            raise UsageError(f"{name}={value!r} must be a whole number >= {low}")
-    # An evaluation ends where its last episode does, in the middle of those of the other environments.
-    monitor = {**dictionary(hyperparams, "monitor_kwargs"), "allow_early_resets": True}
-    n_envs = min(n_eval_episodes, MAX_EVALUATION_ENVS)
+    steps = whole("n_timesteps", steps, 1)
+    eval_freq, n_eval_episodes = whole("eval_freq", eval_freq, 0), whole("n_eval_episodes", n_eval_episodes, 1)
     with ExitStack() as stack:
         model = make_model(algo, env_id, dict(hyperparams), seed=seed, device=device)
         if model.env is not None:
             stack.enter_context(closing(model.env))
-        evaluation_env = make_env(env_id, {**hyperparams, "monitor_kwargs": monitor}, n_envs=n_envs, training=False)
-        stack.enter_context(closing(evaluation_env))
+        evaluation_env = stack.enter_context(closing(make_evaluation_env(env_id, hyperparams, n_eval_episodes)))
         evaluation = PeriodicEvaluation(
             evaluation_env, eval_freq, n_eval_episodes, EVALUATION_SEED + seed, on_evaluation
         )
         model.set_logger(Logger(None, []))  # the default one leaves a folder in /tmp
-        model.learn(int(steps), callback=[*make_callbacks(hyperparams), *callbacks, evaluation])
+        model.learn(steps, callback=[*make_callbacks(hyperparams), *callbacks, evaluation])
     return evaluation.evaluations
+
+
+def make_evaluation_env(
+    env_id: str, hyperparams: Mapping[str, Any], n_episodes: int, env_kwargs: Mapping[str, Any] | None = None
+) -> VecEnv:
+    """As many environments side by side as episodes to play, up to `MAX_EVALUATION_ENVS`."""
+    # An evaluation ends where its last episode does, in the middle of those of the other environments.
+    monitor = {**dictionary(hyperparams, "monitor_kwargs"), "allow_early_resets": True}
+    n_envs = min(n_episodes, MAX_EVALUATION_ENVS)
+    chosen = {**hyperparams, "monitor_kwargs": monitor}
+    return make_env(env_id, chosen, n_envs=n_envs, training=False, env_kwargs=env_kwargs)
 
 
 def use_threads(n: int) -> None:

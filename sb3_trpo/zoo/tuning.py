@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,19 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import URL
 
 from sb3_trpo.zoo.confirmation import confirm as confirm_trials
 from sb3_trpo.zoo.confirmation import confirm_runs, runs_to_confirm
 from sb3_trpo.zoo.console import console, stderr
 from sb3_trpo.zoo.databases import plain_errors
-from sb3_trpo.zoo.errors import UsageError
+from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.hyperparams import Hyperparams
+from sb3_trpo.zoo.processes import sigterm_interrupts
 from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search
 from sb3_trpo.zoo.studies import FINISHED, count, return_trials_of
 from sb3_trpo.zoo.trials import best_trial, open_study, run_trial, tried, work
 from sb3_trpo.zoo.tuning_display import TuningDisplay
 from sb3_trpo.zoo.tuning_report import dashboard, write_report
-from sb3_trpo.zoo.workers import Job, one_thread, run_workers, sigterm_interrupts
+from sb3_trpo.zoo.workers import Job, one_thread, run_workers
 
 __all__ = [
     "SCORES",
@@ -101,14 +104,14 @@ def tune(
     :param settings: further arguments of `make_search`
     :raises UsageError: for an argument that cannot be used, a storage that fails, or a study with another purpose
     """
-    low = {"n_trials": (n_trials, 1), "n_jobs": (n_jobs, 1), "confirm": (confirm, 0), "timeout": (timeout or 0, 0)}
-    for name, (value, least) in low.items():
-        if value < least:
-            raise UsageError(f"{name}={value!r} must be >= {least}")
+    for name, value, least in (("n_trials", n_trials, 1), ("n_jobs", n_jobs, 1), ("confirm", confirm, 0)):
+        whole(name, value, least)
+    if timeout is not None and not 0 <= timeout < math.inf:
+        raise UsageError(f"timeout={timeout!r} must be a number of seconds >= 0")
     search = make_search(env_id, algo, **settings)
     name = f"{algo}-{env_id}".replace("/", "-").replace(":", "-")
     place = Path(folder) if folder is not None else Path("runs") / "tune" / name
-    url = storage or f"sqlite:///{place / 'study.db'}"
+    url = storage or URL.create("sqlite", database=str(place / "study.db")).render_as_string()
     if storage is None:
         _make_folder(place)
     session = _Session(search, url, study_name or name, place, n_jobs, tuple(packages))

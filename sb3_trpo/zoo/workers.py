@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
-from sb3_trpo.zoo.processes import environment_of_workers
+from sb3_trpo.zoo.processes import environment_of_workers, sigterm_interrupts
 from sb3_trpo.zoo.training import hush_mujoco
 
 END_SECONDS = 20
@@ -64,25 +63,6 @@ def run_workers(
         for worker in workers:
             worker.close()
     return not any(worker.failed for worker in workers)
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """End by SIGTERM, as schedulers send it, like by Ctrl-C; in the main thread only, others get no signals."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what follows is the tidying up
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -49,25 +49,33 @@ REFUSALS = [
     (["train", "--env", "CartPole-v1", "--algo", "sb3_contrib:TRPOO"], "did you mean 'TRPO'?"),
     (["train", "--env", "CartPole-v1", "--vec-env", "dumy"], "vec_env='dumy' is unknown, did you mean 'dummy'?"),
     (["train", "--env", "CartPole-v1", "--n-timesteps", "0"], "n_timesteps=0.0 must be a whole number >= 1"),
-    (["train", "--env", "CartPole-v1", "--n-seeds", "0"], "--n-seeds 0 must be >= 1"),
-    (["train", "--env", "CartPole-v1", "--eval-episodes", "0"], "n_eval_episodes=0 must be >= 1"),
-    (["train", "--env", "CartPole-v1", "--save-freq", "-1"], "save_freq=-1 must be >= 0"),
+    (["train", "--env", "CartPole-v1", "--n-seeds", "0"], "--n-seeds=0 must be a whole number >= 1"),
+    (["train", "--env", "CartPole-v1", "--eval-episodes", "0"], "n_eval_episodes=0 must be a whole number >= 1"),
+    (["train", "--env", "CartPole-v1", "--save-freq", "-1"], "save_freq=-1.0 must be a whole number >= 0"),
     (["train", "--env", "CartPole-v1", "--device", "gpu"], "gpu"),
-    (["train", "--env", "CartPole-v1", "--num-threads", "0"], "--num-threads 0 must be >= 1"),
+    (["train", "--env", "CartPole-v1", "--num-threads", "0"], "--num-threads=0 must be a whole number >= 1"),
     (["train", "--env", "CartPole-v1", "--gym-packages", "no_such_module"], "No module named 'no_such_module'"),
     (["train", "--env", "CartPole-v1", "--hyperparams", "none.yml"], "none.yml cannot be read: No such file"),
     (["train", "--env", "CartPole-v1", "--hyperparams", "tag.yml"], "tag.yml is no YAML of plain values"),
     (["train", "--resume", "runs/trpo/CartPole-v1_7"], "run 'runs/trpo/CartPole-v1_7' does not exist"),
     (["enjoy", "CartPole-v1"], "run 'CartPole-v1' does not exist"),
     (["enjoy", "."], "is no run folder"),
-    (["evaluate", "CartPole-v1", "--episodes", "0"], "episodes=0 must be >= 1"),
+    (["evaluate", "CartPole-v1", "--episodes", "0"], "episodes=0 must be a whole number >= 1"),
     (["enjoy", "CartPole-v1", "--video", "film.txt"], "video='film.txt' must end in .mp4"),
+    (["train", "--env", "CartPole-v1", "-n", "nan"], "n_timesteps=nan must be a whole number >= 1"),
+    (["train", "--env", "CartPole-v1", "--eval-freq", "inf"], "eval_freq=inf must be a whole number >= 0"),
+    (["train", "--resume", "x", "-P", "gamma=0.5"], "--param cannot be changed when a run goes on"),
+    (["train", "--resume", "x", "--seed", "1"], "--seed cannot be changed when a run goes on"),
+    (["tune", "--env", "Pendulum-v1", "-n", "nan"], "n_timesteps=nan must be a whole number >= 1"),
+    (["tune", "--env", "Pendulum-v1", "--timeout", "nan"], "timeout=nan must be a number of seconds >= 0"),
+    (["tune", "--env", "Pendulum-v1", "-P", "gamma=0.5"], "gamma is searched, a value for it would have no effect"),
+    (["evaluate", "CartPole-v1", "--seed", "-3"], "seed=-3 must be a whole number in [0, "),
     (["list"], "runs holds no run: make one with train"),
     (["tune", "--env", "Pendulum-v1", "--sampler", "tpee"], "sampler 'tpee' is unknown, did you mean 'tpe'?"),
     (["tune", "--env", "Pendulum-v1", "--pruner", "hyperban"], "did you mean 'hyperband'?"),
     (["tune", "--env", "Pendulum-v1", "--storage", "study.db"], "must be a database URL"),
     (["tune", "--env", "Pendulum-v1", "--storage", "postgresql://127.0.0.1:9/x"], "does not answer"),
-    (["tune", "--env", "Pendulum-v1", "--n-trials", "0"], "n_trials=0 must be >= 1"),
+    (["tune", "--env", "Pendulum-v1", "--n-trials", "0"], "n_trials=0 must be a whole number >= 1"),
     (["benchmark", "none.yml"], "none.yml cannot be read"),
     (["benchmark", "tag.yml"], "tag.yml is no YAML of plain values"),
     (["plot", "none.csv"], "none.csv cannot be read"),
@@ -120,8 +128,12 @@ def test_a_run_from_training_to_plots(run, tmp_path, monkeypatch):
 
     code, out, _ = run("list")
     assert code == 0
-    assert "CartPole-v1_1" in out
-    assert "1,024" in out
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert rows[0] == ["run", "seed", "steps", "last", "best", "written"]
+    assert [row[:3] for row in rows[1:]] == [
+        ["runs/trpo/CartPole-v1_1", "3", "512"],
+        ["runs/trpo/CartPole-v1_2", "4", "1,024"],
+    ]
 
     code, out, _ = run("evaluate", folders[0], "--episodes", "3", "--json")
     score = json.loads(out)
@@ -140,7 +152,7 @@ def test_a_run_from_training_to_plots(run, tmp_path, monkeypatch):
     }
     code, out, _ = run("report", *folders)
     assert code == 0
-    assert "| CartPole-v1 |" in out
+    assert "| CartPole-v1 | trpo, CartPole-v1_1 |" in out  # the second was trained for longer
 
 
 def test_the_command_line_starts_without_torch():

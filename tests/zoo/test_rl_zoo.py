@@ -1,5 +1,6 @@
 """RL Zoo trains, searches and plays with our algorithm; it runs in processes of its own, for it patches Gymnasium."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,23 @@ def test_rl_zoo_goes_on_with_a_model(tmp_path):
 def test_other_algorithms_are_rl_zoos_own(tmp_path):
     output = done(tmp_path, "--algo", "ppo", *CARTPOLE, "-n", 256, "--eval-freq", -1)
     assert "rl_zoo3/hyperparams/ppo.yml" in output
+
+
+@pytest.mark.slow
+def test_rl_zoo_reads_the_runs_that_our_command_line_leaves(tmp_path):
+    """Its ``enjoy`` the models and their statistics, its plots the episodes and the evaluations."""
+    command = ["train", "--env", "Pendulum-v1", "-n", "2048", "--seed", "0", "--eval-episodes", "3", "-f", "logs"]
+    subprocess.run([sys.executable, "-m", "sb3_trpo", *command], cwd=tmp_path, check=True, capture_output=True)
+    for model in ([], ["--load-best"], ["--load-last-checkpoint"]):
+        played = done(tmp_path, "enjoy", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "450", *model)
+        assert "Mean reward: -" in played
+        assert "2 Episodes" in played
+
+    def plotted(name, *words):
+        code = f"from rl_zoo3.plots.{name} import {name}; {name}()"
+        command = [sys.executable, "-W", "ignore", "-c", code, "-a", "trpo", "-e", "Pendulum-v1", "-f", "logs", *words]
+        environment = {**os.environ, "MPLBACKEND": "Agg"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    assert "|Pendulum-v1 |" in plotted("all_plots", "-o", "results", "--no-million")
+    plotted("plot_train", "-w", "2")

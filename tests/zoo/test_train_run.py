@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo import TRPO
+from sb3_trpo.evaluation.scores import read_scores
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.runs import find_run, find_runs, new_run
 from sb3_trpo.zoo.train_run import resume, train
 
-SMALL = {"n_eval_episodes": 2, "overrides": {"n_envs": 2, "n_steps": 64}, "device": "cpu"}
+SMALL = {"n_eval_episodes": 2, "overrides": {"n_envs": 2, "n_steps": 64, "normalize": True}, "device": "cpu"}
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def test_the_folder_has_the_layout_of_rl_zoo(pendulum, tmp_path):
         "progress.csv",
         "evaluations.npz",
         "scores.csv",
+        ".lock",
         "best_model.zip",
         "best_vecnormalize.pkl",
         "rl_model_512_steps.zip",
@@ -95,11 +98,78 @@ def test_a_run_goes_on_where_it_stopped(pendulum):
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(pendulum):
-    pendulum.run.final.model.unlink()
+    pendulum.run.final.model.unlink()  # as after kill -9
     assert pendulum.run.newest == pendulum.run.checkpoint(512)
     assert resume(pendulum.run.folder).model.num_timesteps == 1024
     with np.load(pendulum.run.folder / "evaluations.npz") as saved:
         assert saved["timesteps"].tolist() == [256, 512, 768, 1024]  # those after the checkpoint were made again
+
+
+def killed_while_it_goes_on(run, n_timesteps):
+    """Resume in a process, and kill it after its second checkpoint."""
+    command = [sys.executable, "-m", "sb3_trpo", "train", "--resume", str(run.folder), "-n", str(n_timesteps)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(run.folder.glob("rl_model_*_steps.zip"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+
+def test_a_run_that_is_killed_while_it_goes_on_loses_what_is_after_its_last_checkpoint_only(pendulum):
+    killed_while_it_goes_on(pendulum.run, 1_000_000)
+    steps = TRPO.load(pendulum.run.newest.model).num_timesteps
+    assert steps >= 2048  # 512 from before, 1024 where it had ended, and two more
+    with np.load(pendulum.run.folder / "evaluations.npz") as saved:
+        best = saved["results"].mean(1).max()
+    model = pendulum.run.best.model.read_bytes()
+    resume(pendulum.run.folder, steps + 128)
+    with np.load(pendulum.run.folder / "evaluations.npz") as saved:
+        assert saved["timesteps"][-1] == steps + 128
+        is_better = saved["results"].mean(1).max() > best
+    assert is_better or pendulum.run.best.model.read_bytes() == model
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(pendulum):
+    with pendulum.run.lock(), pytest.raises(UsageError, match="is being trained by another process"):
+        resume(pendulum.run.folder, 2048)
+
+
+class Interrupt(BaseCallback):
+    """Ctrl-C on the way."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps > 600:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_what_is_written_after_ctrl_c_is_sound(tmp_path):
+    overrides = {**SMALL["overrides"], "callback": f"{__name__}.Interrupt"}
+    settings = {**SMALL, "overrides": overrides}
+    trained = train("CartPole-v1", n_timesteps=1024, seed=0, eval_freq=256, log_folder=tmp_path, **settings)
+    assert trained.was_interrupted
+    rows = read_scores(trained.run.folder / "scores.csv")
+    assert [row.step for row in rows] == [256, 512, trained.model.num_timesteps]
+    assert all(before.wall_s < after.wall_s for before, after in pairwise(rows))
+    assert np.isfinite(rows[-1].train_return)
+
+
+def test_a_process_of_the_environment_that_dies_ends_the_training(tmp_path):
+    overrides = {**SMALL["overrides"], "callback": f"{__name__}.KillChild"}
+    settings = {**SMALL, "overrides": overrides}
+    with pytest.raises(UsageError, match="a process of CartPole-v1 has died"):
+        train("CartPole-v1", n_timesteps=1024, vec_env="subproc", log_folder=tmp_path, **settings)
+    assert TRPO.load(find_run("CartPole-v1", tmp_path).newest.model).num_timesteps > 128
+
+
+class KillChild(BaseCallback):
+    """Kills a process of the environment."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps > 300:
+            self.training_env.unwrapped.processes[0].kill()
+        return True
 
 
 class Raise(BaseCallback):

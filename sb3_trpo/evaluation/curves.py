@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,14 +51,6 @@ class Band(NamedTuple):
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-
-
-def moving_average(values: ArrayLike, window: int) -> NDArray[np.float64]:
-    """Mean of the last ``window`` values, of fewer at the start; same length as ``values``."""
-    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
-    last = np.arange(1, len(sums))
-    first = np.maximum(last - window, 0)
-    return np.asarray((sums[last] - sums[first]) / (last - first), np.float64)
 
 
 def on_common_steps(curves: Sequence[Curve], n_points: int = 200) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -116,14 +108,3 @@ def plot_bands(
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1M
     if styles is None and len(bands) > 1:
         axes.legend(frameon=False, loc="upper left")
-
-
-def plot_run(axes: "Axes", steps: ArrayLike, returns: ArrayLike, window: int = 20) -> None:
-    """Every episode of one run as a dot and their moving average as a line."""
-    axes.plot(steps, returns, ".", color=COLORS[0], alpha=0.25, markersize=4, label="episodes")
-    axes.plot(steps, moving_average(returns, window), color=COLORS[0], linewidth=2, label=f"mean of {window}")
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("episode return")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")

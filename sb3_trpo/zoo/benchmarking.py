@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 
 from sb3_trpo.evaluation.scores import Score
+from sb3_trpo.zoo.benchmark_display import Progress, make_progress
 from sb3_trpo.zoo.benchmark_worker import Ended, MakeRun, Seen, work
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.grid import Grid, Run, read_grid
 from sb3_trpo.zoo.processes import environment_of_workers
-from sb3_trpo.zoo.progress import Progress, make_progress
 from sb3_trpo.zoo.score_table import ScoreTable
 
 POLL = 1.0

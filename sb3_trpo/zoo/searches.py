@@ -1,7 +1,7 @@
 """What a study searches: environment, entry to start from, budget of a trial, and what is maximised."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,3 +150,18 @@ def make_search(
     make_sampler(search.sampler, search.seed, search.n_startup)
     make_pruner(search.pruner, search.n_startup, search.n_evaluations, search.n_seeds)
     return search
+
+
+def moved(search: Search) -> Iterator[str]:
+    """Where the entry lies outside the space, and what the search starts from instead, in sentences."""
+    space = Space.of(search)
+    start = space.sample(optuna.trial.FixedTrial(space.start(search.hyperparams)), search.hyperparams)  # type: ignore[arg-type]
+    begun = plain(start)
+    for name, value in search.hyperparams.items():
+        if name in SEARCHED and _number(begun[name]) != _number(value):
+            yield f"{name}={value!r} lies outside the space: the search starts from {begun[name]!r}"
+
+
+def _number(value: Any) -> Any:
+    """``lin_1e-3`` and ``lin_0.001`` are the same."""
+    return ("lin", float(value.removeprefix("lin_"))) if isinstance(value, str) and value.startswith("lin_") else value

@@ -27,7 +27,7 @@ from sb3_trpo.zoo.databases import plain_errors
 from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.hyperparams import Hyperparams
 from sb3_trpo.zoo.processes import sigterm_interrupts
-from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search
+from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search, moved
 from sb3_trpo.zoo.studies import FINISHED, count, return_trials_of
 from sb3_trpo.zoo.trials import best_trial, open_study, run_trial, tried, work
 from sb3_trpo.zoo.tuning_display import TuningDisplay
@@ -115,6 +115,8 @@ def tune(
     if storage is None:
         _make_folder(place)
     session = _Session(search, url, study_name or name, place, n_jobs, tuple(packages))
+    for sentence in moved(search):
+        stderr.print(sentence, markup=False)
     _make_folder(place)  # a storage that does not answer leaves none behind
     interrupted = False
     with plain_errors(url), sigterm_interrupts():

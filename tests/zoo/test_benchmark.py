@@ -20,13 +20,13 @@ import yaml
 from rich.console import Console
 
 from sb3_trpo.evaluation.scores import group_runs, read_scores
+from sb3_trpo.zoo.benchmark_display import LiveProgress, make_progress
 from sb3_trpo.zoo.benchmark_worker import Ended, work
 from sb3_trpo.zoo.benchmarking import benchmark
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.evaluations import Evaluation
 from sb3_trpo.zoo.grid import read_grid
 from sb3_trpo.zoo.processes import ONE_THREAD
-from sb3_trpo.zoo.progress import LiveProgress, make_progress
 from sb3_trpo.zoo.score_table import ScoreTable
 from sb3_trpo.zoo.scored_run import scored_run, to_scores
 from tests.zoo.fakes import fake_run

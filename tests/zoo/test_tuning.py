@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from sb3_trpo.zoo import UsageError
 from sb3_trpo.zoo.confirmation import choose, confirm, confirmed, runs_to_confirm
 from sb3_trpo.zoo.hyperparams import read_entries
-from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search
+from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search, moved
 from sb3_trpo.zoo.studies import FAILURE, FINISHED, WORKER, ask, count, return_trials_of
 from sb3_trpo.zoo.trials import SEARCH, baseline_trial, best_trial, curves, estimate, open_study, work
 from sb3_trpo.zoo.tuning import tune
@@ -68,7 +68,7 @@ def test_twenty_trials_whose_worker_is_killed_half_way(url):
     victim = start("search", url, 20)
     wait_for(victim, "end 9")
     study = open_study(tiny_search(), url, NAME)
-    while not study.trials[-1].params:
+    while "hyperparams" not in study.trials[-1].user_attrs:  # all parameters are drawn
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
@@ -95,8 +95,10 @@ def test_one_worker_with_the_same_seed_repeats_the_study(folder):
     assert first == again
 
 
-def test_the_first_trial_is_the_entry_that_the_search_starts_from(url, bandit):
-    search = make_search("Bandit-v0", **TINY, overrides={"target_kl": 0.033, "gamma": 0.95, "cg_max_steps": 7})
+def test_the_first_trial_is_the_entry_that_the_search_starts_from(url, bandit, folder):
+    file = folder / "own.yml"
+    file.write_text("default: {n_timesteps: 5e3, n_envs: 8, target_kl: 0.033, gamma: 0.95, cg_max_steps: 7}\n")
+    search = make_search("Bandit-v0", **TINY, hyperparams=file)
     work(search, url, NAME, 1)
     trial = baseline_trial(open_study(search, url, NAME))
     assert (trial.number, trial.value) == (0, 1.0)
@@ -191,16 +193,16 @@ def test_scores_of_a_curve():
     ("arguments", "complaint"),
     [
         ({"algo": "ppo"}, "algorithm 'ppo' has no search space: choose trpo"),
-        ({"n_seeds": 0}, "n_seeds=0 must be >= 1"),
-        ({"n_timesteps": 0}, "n_timesteps=0 must be >= 1"),
-        ({"n_startup": -1}, "n_startup=-1 must be >= 0"),
+        ({"n_seeds": 0}, "n_seeds=0 must be a whole number >= 1"),
+        ({"n_timesteps": 0}, "n_timesteps=0 must be a whole number >= 1"),
+        ({"n_startup": -1}, "n_startup=-1 must be a whole number >= 0"),
         ({"score": "finall"}, "score='finall' is unknown, did you mean 'final'?"),
         ({"sampler": "tp"}, "sampler 'tp' is unknown, did you mean 'tpe'?"),
         ({"pruner": "wilcoxon", "n_seeds": 2}, "n_seeds=2 must be >= 3, or choose median"),
-        ({"n_trials": 0}, "n_trials=0 must be >= 1"),
-        ({"n_jobs": 0}, "n_jobs=0 must be >= 1"),
-        ({"confirm": -1}, "confirm=-1 must be >= 0"),
-        ({"timeout": -1}, "timeout=-1 must be >= 0"),
+        ({"n_trials": 0}, "n_trials=0 must be a whole number >= 1"),
+        ({"n_jobs": 0}, "n_jobs=0 must be a whole number >= 1"),
+        ({"confirm": -1}, "confirm=-1 must be a whole number >= 0"),
+        ({"timeout": -1}, "timeout=-1 must be a number of seconds >= 0"),
         ({"storage": "study.db"}, "storage 'study.db' must be a database URL"),
         ({"folder": "/proc/nowhere"}, "folder '/proc/nowhere' cannot be written to: No such file or directory"),
         ({"overrides": {"target_klo": 1}}, "did you mean 'target_kl'?"),
@@ -222,7 +224,7 @@ def test_a_study_with_another_purpose_is_refused(url):
     open_study(tiny_search(), url, NAME)  # the same is welcome
     for settings, words in [
         ({"score": "area"}, "score='final', not 'area'"),
-        ({"overrides": {"target_kl": 0.07}}, "target_kl=0.02, not 0.07"),
+        ({"overrides": {"cg_tolerance": 0.07}}, "cg_tolerance=None, not 0.07"),
     ]:
         with pytest.raises(UsageError, match=f"'study' was begun with {words}: join it with the same settings"):
             open_study(tiny_search(**settings), url, NAME)
@@ -411,3 +413,19 @@ def test_the_example_searches_and_helps(tmp_path):
     helped = subprocess.run([*example, "--help"], capture_output=True, text=True, check=True).stdout
     assert "--trials" in helped
     assert len((ROOT / "examples" / "tune.py").read_text().splitlines()) < 60
+
+
+def test_it_says_where_the_search_starts_when_the_entry_lies_outside_the_space():
+    assert list(moved(make_search("CartPole-v1"))) == []
+    assert list(moved(make_search("Pendulum-v1", overrides={"cg_tolerance": 1e-3}))) == []
+    with pytest.raises(UsageError, match="gamma is searched, a value for it would have no effect"):
+        make_search("CartPole-v1", overrides={"gamma": 0.5})
+
+
+def test_an_entry_outside_the_space_is_moved_and_it_is_said(tmp_path):
+    file = tmp_path / "far.yml"
+    file.write_text("default: {n_timesteps: 1000, gamma: 0.5, learning_rate: lin_1e-3, n_envs: 3}\n")
+    assert list(moved(make_search("CartPole-v1", hyperparams=file))) == [
+        "gamma=0.5 lies outside the space: the search starts from 0.9",
+        "n_envs=3 lies outside the space: the search starts from 2",
+    ]

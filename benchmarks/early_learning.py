@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.early_learning
 
 Returns at that point fall into two groups, gaits found early and gaits found late, so that a few long runs say little.
-The settings are the entry of benchmarks/first_guess.yml with its schedules for 1e6 steps; one row per run is appended to
+The settings are those of benchmarks/first_guess.yml with its schedules for 1e6 steps; one row per run is appended to
 early_learning.csv as it comes, and runs which are there are not repeated.
 """
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.logger import configure
 
-from sb3_trpo.zoo.training import hush_mujoco
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.batches import first_rows, whole_rollout
 from sb3_trpo.core.conjugate_gradient import LinearMap, conjugate_gradient
 from sb3_trpo.core.kronecker import kronecker_preconditioner
 from sb3_trpo.core.problem import TrustRegionProblem
+from sb3_trpo.zoo.training import hush_mujoco
 
 RESULTS = Path(__file__).parent / "preconditioner.csv"
 DAMPING = 0.1

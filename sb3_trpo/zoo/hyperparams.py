@@ -180,12 +180,12 @@ def plain(hyperparams: Mapping[str, Any]) -> Hyperparams:
 
     :raises UsageError: for a value that cannot stand in a file
     """
-    return {key: _plain(key, value) for key, value in hyperparams.items()}
+    # RL Zoo reads the texts of `EXPRESSIONS` only; those of other dictionaries become what they stand for.
+    unread = set(DICTIONARIES) - set(EXPRESSIONS)
+    return {key: _plain(key, _value(key, value) if key in unread else value) for key, value in hyperparams.items()}
 
 
 def _plain(key: str, value: Any) -> Any:
-    if isinstance(value, str) and key in DICTIONARIES and key not in EXPRESSIONS:
-        value = parse_expression(value, key)  # RL Zoo does not read this text
     if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):

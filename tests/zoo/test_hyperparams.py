@@ -509,3 +509,9 @@ def test_reading_files_loads_no_torch():
     path = str(Path(sb3_trpo.__file__).parent)
     output = subprocess.run([sys.executable, "-c", package + code, path], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"
+
+
+def test_arguments_of_the_environment_are_written_as_rl_zoo_reads_them():
+    """It evaluates the text of ``policy_kwargs``, and not that of ``env_kwargs``."""
+    texts = {"env_kwargs": "dict(gravity=9.8, mode='easy')", "policy_kwargs": "dict(net_arch=[8])"}
+    assert plain(texts) == {**texts, "env_kwargs": {"gravity": 9.8, "mode": "easy"}}

@@ -348,7 +348,7 @@ def fill(study, values):
     space, search = Space(0, True), tiny_search()
     start_point = space.start(search.hyperparams)
     for number, value in enumerate(values):
-        fixed = optuna.trial.FixedTrial({**start_point, "target_kl": 0.02 + 0.01 * number})
+        fixed = optuna.trial.FixedTrial({**start_point, "target_kl": start_point["target_kl"] * (1 - 0.1 * number)})
         hyperparams = space.sample(fixed, search.hyperparams)
         study.add_trial(
             create_trial(

@@ -12,6 +12,7 @@ runs/trpo/CartPole-v1_1/
     CartPole-v1/args.yml          what else was asked for
     CartPole-v1/command.txt
     CartPole-v1/vecnormalize.pkl  observation and reward statistics at the end
+    .lock                         held while it is trained
 """
 
 import contextlib

@@ -4,6 +4,7 @@ runs/trpo/CartPole-v1_1/
     0.monitor.csv ...             training episodes
     progress.csv                  the log
     evaluations.npz               evaluations while training
+    scores.csv                    the same as a table of scores, for `sb3-trpo plot`
     best_model.zip                the model of the best of them ...
     best_vecnormalize.pkl         ... with the statistics it had then (RL Zoo pairs it with the last ones)
     rl_model_20000_steps.zip      checkpoints, and rl_model_vecnormalize_20000_steps.pkl

@@ -13,7 +13,7 @@ from sb3_trpo.zoo import UsageError, databases
 from sb3_trpo.zoo.databases import hide_password, open_storage, plain_errors
 from sb3_trpo.zoo.studies import FAILURE, FINISHED, SURPLUS, ask, count
 from tests.zoo import postgresql
-from tests.zoo.tuning_worker import NAME, finish, start, tiny_search, toy_study, wait_for
+from tests.zoo.tuning_worker import FOREVER, NAME, finish, start, tiny_search, toy_study, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -116,11 +116,9 @@ def run_by_two(url, n_trials, kind):
 
 def kill_and_resume(url):
     """A worker is killed in the middle of trial 2; another runs that trial again, with its parameters."""
-    victim = start("toy", url, 5, seconds=0.5)
+    victim = start("toy", url, 3, seconds=FOREVER)
     wait_for(victim, "begin 2")
     study, _ = toy_study(url)
-    while not study.trials[2].params:
-        pass
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert study.trials[2].state == TrialState.RUNNING
@@ -175,8 +173,6 @@ def test_a_worker_outlives_a_server_that_is_away_for_a_while(server):
     worker = start("toy", url, 1, seconds=12)
     wait_for(worker, "begin 0")
     study, _ = toy_study(url)
-    while not study.trials[0].params:
-        pass
     server.stop()
     server.start()
     finish(worker, start("toy", url, 1))

@@ -1,7 +1,7 @@
 """A worker process of the tests: ``python -m tests.zoo.tuning_worker toy|search STORAGE N_TRIALS [SECONDS]``.
 
-Prints ``begin N`` when it begins trial N of the toy, and ``end N`` after each trial. Heartbeats come every second, and
-a worker is taken for dead after two seconds without one.
+Prints ``begin N`` when trial N of the toy has its parameters, and ``end N`` after each trial. The toy's last trial takes
+SECONDS. Heartbeats come every second, and a worker is taken for dead after two seconds without one.
 """
 
 import os
@@ -19,6 +19,7 @@ from sb3_trpo.zoo.studies import run_again, run_trials
 ROOT = Path(__file__).parents[2]
 INTERVAL, GRACE = 1, 2
 NAME = "study"
+FOREVER = 600
 TINY = {"n_timesteps": 512, "n_seeds": 1, "n_evaluations": 2, "n_eval_episodes": 1, "n_startup": 5}
 
 
@@ -34,11 +35,11 @@ def toy_study(url):
     return study, database
 
 
-def toy_objective(seconds):
+def toy_objective(n_trials, seconds):
     def objective(trial):
-        print("begin", trial.number, flush=True)
         value = trial.suggest_float("x", -1, 1) ** 2
-        time.sleep(seconds)
+        print("begin", trial.number, flush=True)
+        time.sleep(seconds if trial.number == n_trials - 1 else 0.1)
         return value
 
     return objective
@@ -78,7 +79,7 @@ def main():
 
     if kind == "toy":
         study, database = toy_study(url)
-        run_trials(study, database, toy_objective(float(seconds)), int(n_trials), on_trial=told)
+        run_trials(study, database, toy_objective(int(n_trials), float(seconds)), int(n_trials), on_trial=told)
     else:
         from sb3_trpo.zoo.trials import work  # loads torch, which the toy does not need
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
+from sb3_trpo.algorithms.batches import first_rows, whole_rollout
 from stable_baselines3.common.logger import configure
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.batches import first_rows, whole_rollout
 from sb3_trpo.core.conjugate_gradient import LinearMap, conjugate_gradient
 from sb3_trpo.core.kronecker import kronecker_preconditioner
 from sb3_trpo.core.problem import TrustRegionProblem

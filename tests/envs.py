@@ -90,6 +90,36 @@ class Dot(gym.Env):
         return self._image(), reward, False, self.t >= self.length, {}
 
 
+class Masked(gym.Wrapper):
+    """Forbids options at random at every step, but always leaves one of each choice; taking a forbidden one raises."""
+
+    def __init__(self, env, sizes):
+        super().__init__(env)
+        self.sizes = sizes
+
+    def action_masks(self):
+        return self.masks
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed, options=options)
+        self._forbid()
+        return result
+
+    def step(self, action):
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        assert self.masks[starts + np.atleast_1d(action)].all(), "a forbidden option was taken"
+        result = super().step(action)
+        self._forbid()
+        return result
+
+    def _forbid(self):
+        generator = self.unwrapped.np_random
+        blocks = [generator.random(size) < 0.5 for size in self.sizes]
+        for block in blocks:
+            block[generator.integers(len(block))] = True
+        self.masks = np.concatenate(blocks)
+
+
 class Walk(gym.Env):
     """Random observations, actions that matter for the reward; episodes terminate by chance or end at ``length``.
 

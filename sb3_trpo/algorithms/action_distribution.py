@@ -1,13 +1,13 @@
 """Stable-Baselines3's action distributions as the tensors that define them."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
+from sb3_contrib.common.maskable import distributions as maskable
 from stable_baselines3.common import distributions as sb3
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from sb3_trpo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, SquashedGaussian
@@ -73,12 +73,18 @@ def as_core_distribution(distribution: Any) -> Distribution:
     if kind is sb3.MultiCategoricalDistribution:
         logits = [choice.logits for choice in distribution.distribution]
         return Categorical(th.cat(logits, -1), tuple(block.shape[-1] for block in logits))
+    if kind is maskable.MaskableCategoricalDistribution:
+        return Categorical(distribution.distribution.logits, (distribution.action_dim,))
+    if kind in (maskable.MaskableMultiCategoricalDistribution, maskable.MaskableBernoulliDistribution):
+        return Categorical(
+            th.cat([choice.logits for choice in distribution.distributions], -1), sizes_of(distribution.action_dims)
+        )
     if kind is sb3.BernoulliDistribution:
         return Bernoulli(distribution.distribution.logits)
     return OpaqueDistribution(copy.copy(distribution))
 
 
-def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
+def action_head(policy: Any) -> Callable[[Tensor], Head]:
     """What turns the output (N, K) of a perceptron that `actor_mlp` found into action distributions.
 
     The log std is the policy's own: the distributions follow it.
@@ -88,12 +94,25 @@ def action_head(policy: ActorCriticPolicy) -> Callable[[Tensor], Head]:
     if kind is sb3.DiagGaussianDistribution:
         log_std = policy.log_std.detach()
         return lambda mean: Gaussian(mean, log_std)
-    if kind is sb3.CategoricalDistribution:
+    if kind in (sb3.CategoricalDistribution, maskable.MaskableCategoricalDistribution):
         return lambda logits: Categorical(logits, (logits.shape[-1],))
-    if kind is sb3.MultiCategoricalDistribution:
-        sizes = tuple(int(size) for size in action_dist.action_dims)
-        return lambda logits: Categorical(logits, sizes)
-    return Bernoulli
+    if kind is sb3.BernoulliDistribution:
+        return Bernoulli
+    sizes = sizes_of(action_dist.action_dims)
+    return lambda logits: Categorical(logits, sizes)
+
+
+def sizes_of(action_dims: Iterable[Any]) -> tuple[int, ...]:
+    """The options of each choice; sb3-contrib's coin with a mask is a choice of two."""
+    return tuple(int(size) for size in action_dims)
+
+
+def masked(distribution: Head, action_masks: Tensor | None) -> Head:
+    """The distribution without the options that the masks forbid."""
+    if action_masks is None:
+        return distribution
+    assert isinstance(distribution, Categorical)
+    return distribution.masked(action_masks)
 
 
 def snapshot(distribution: Head) -> Head:

@@ -1,21 +1,29 @@
 """What the trust region needs from a Stable-Baselines3 policy: its action distribution, parameters and curvature."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_trpo.algorithms.action_distribution import (
     action_head,
     as_core_distribution,
+    masked,
     snapshot,
     unvalidated_distributions,
 )
-from sb3_trpo.algorithms.batches import Observations, graph_bytes_per_row, n_rows
 from sb3_trpo.algorithms.perceptrons import actor_mlp
-from sb3_trpo.core.distributions import Distribution, MetricDistribution
-from sb3_trpo.core.fisher import AutogradJacobian, DoubleBackprop, GaussNewton, Linearization
+from sb3_trpo.algorithms.steps import Steps, graph_bytes_per_row
+from sb3_trpo.core.distributions import Distribution, MetricDistribution, Tangents
+from sb3_trpo.core.fisher import (
+    AutogradJacobian,
+    DoubleBackprop,
+    FiniteDifferenceJacobian,
+    GaussNewton,
+    Jacobian,
+    Linearization,
+)
 from sb3_trpo.core.mlp import MlpJacobian, activation_bytes
 
 GRAPHS = 3
@@ -29,12 +37,12 @@ class Actor:
     name, so that custom policies and shared layers are treated as what they are. For a plain perceptron they are in
     the order of its layers, which is the order of every flat vector of an update.
 
-    :param policy: any `ActorCriticPolicy`; it must be in evaluation mode while an update runs
-    :param observations: a few observations, to see what the distribution depends on
+    :param policy: any actor-critic policy; it must be in evaluation mode while an update runs
+    :param steps: a few steps, to see what the distribution depends on
     :raises ValueError: for a distribution without a KL divergence, and for an actor with nothing to train
     """
 
-    def __init__(self, policy: ActorCriticPolicy, observations: Observations):
+    def __init__(self, policy: Any, steps: Steps):
         self.policy = policy
         self._mlp = actor_mlp(policy)
         if self._mlp is not None:
@@ -42,50 +50,68 @@ class Actor:
             self._mlp = self._mlp.detach()
             self.bytes_per_row = activation_bytes(self._mlp)
         else:
-            self.parameters = influencing(self._kl_with_itself(observations), list(policy.parameters()))
-            self.bytes_per_row = graph_bytes_per_row(policy, policy.get_distribution, observations)
+            self.parameters = influencing(self._kl_with_itself(steps), list(policy.parameters()))
+            self.bytes_per_row = graph_bytes_per_row(policy, lambda few: few.action_distribution(policy), steps)
         if not self.parameters:
             raise ValueError("no trainable parameter of the policy changes its actions: unfreeze the actor's layers")
 
     @th.no_grad()
-    def distribution(self, observations: Observations) -> Distribution:
+    def distribution(self, steps: Steps) -> Distribution:
         """The action distributions of a batch, as constants.
 
         Torch's own checks are off, so that a candidate of the line search that is not finite is refused by its KL.
         """
         if self._mlp is not None:
-            return snapshot(action_head(self.policy)(self._mlp(self._features(observations))))
-        with unvalidated_distributions():
-            return as_core_distribution(self.policy.get_distribution(observations))
+            head = action_head(self.policy)(self._mlp(steps.actor_features(self.policy)))
+            return masked(snapshot(head), steps.action_masks)
+        return self._ask(steps)
 
-    def linearize(self, observations: Observations) -> Linearization:
+    def linearize(self, steps: Steps) -> Linearization:
         """The policy near its current parameters, in the cheapest form that applies."""
         if self._mlp is not None:
             with th.no_grad():
-                jacobian = MlpJacobian(self._mlp, self._features(observations))
-            return GaussNewton(jacobian, snapshot(action_head(self.policy)(jacobian.output)))
-        with unvalidated_distributions(), th.enable_grad():
-            attached = as_core_distribution(self.policy.get_distribution(observations))
-        nbytes = GRAPHS * self.bytes_per_row * n_rows(observations)
-        constant = self.distribution(observations)
-        if isinstance(attached, MetricDistribution) and isinstance(constant, MetricDistribution):
-            return GaussNewton(AutogradJacobian(attached.parameters, self.parameters, nbytes), constant)
-        return DoubleBackprop(attached, constant, self.parameters, nbytes)
+                in_closed_form = MlpJacobian(self._mlp, steps.actor_features(self.policy))
+            head = snapshot(action_head(self.policy)(in_closed_form.output))
+            return GaussNewton(in_closed_form, masked(head, steps.action_masks))
+        with th.enable_grad():
+            attached = self._ask(steps)
+        nbytes = GRAPHS * self.bytes_per_row * len(steps)
+        constant = self.distribution(steps)
+        if not (isinstance(attached, MetricDistribution) and isinstance(constant, MetricDistribution)):
+            return DoubleBackprop(attached, constant, self.parameters, nbytes)
+        if not is_differentiable_twice(self.policy):
+            jacobian: Jacobian = FiniteDifferenceJacobian(
+                attached.parameters, self.parameters, lambda: self._parameters_of_distribution(steps), nbytes
+            )
+        else:
+            jacobian = AutogradJacobian(attached.parameters, self.parameters, nbytes)
+        return GaussNewton(jacobian, constant)
 
-    def _features(self, observations: Observations) -> Tensor:
-        return BaseModel.extract_features(self.policy, observations, self.policy.pi_features_extractor)
+    def _ask(self, steps: Steps) -> Distribution:
+        with unvalidated_distributions():
+            return as_core_distribution(steps.action_distribution(self.policy))
 
-    def _kl_with_itself(self, observations: Observations) -> Tensor:
+    def _parameters_of_distribution(self, steps: Steps) -> Tangents:
+        distribution = self.distribution(steps)
+        assert isinstance(distribution, MetricDistribution)
+        return distribution.parameters
+
+    def _kl_with_itself(self, steps: Steps) -> Tensor:
         """Zero, in the graph of all that the KL depends on."""
-        with unvalidated_distributions(), th.enable_grad():
-            attached = as_core_distribution(self.policy.get_distribution(observations))
+        with th.enable_grad():
+            attached = self._ask(steps)
         try:
-            return self.distribution(observations).kl_divergence(attached).sum()
+            return self.distribution(steps).kl_divergence(attached).sum()
         except NotImplementedError as error:
             raise ValueError(
                 f"the policy's action distribution {type(self.policy.action_dist).__name__} has no KL divergence: "
                 "register one with torch.distributions.kl.register_kl, or use one of Stable-Baselines3's distributions"
             ) from error
+
+
+def is_differentiable_twice(policy: Any) -> bool:
+    """Whether reverse passes through ``policy`` can be differentiated themselves; cuDNN's recurrent layers' cannot."""
+    return not any(isinstance(m, nn.RNNBase) and m.weight_ih_l0.is_cuda for m in policy.modules())
 
 
 def influencing(output: Tensor, candidates: Sequence[Tensor]) -> list[Tensor]:

@@ -4,16 +4,18 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_trpo.algorithms.policies import ALGORITHM_FOR, Kind, kind_of
 from sb3_trpo.algorithms.regressions import GaussNewtonRegression, MinibatchRegression, Regression
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
 
@@ -97,6 +99,47 @@ def check_device(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} must be 'auto' or a torch device such as 'cuda': {error}") from None
 
 
+def check_policy_class(policy: Any, kind: Kind, algorithm: str) -> None:
+    """Refuse a policy class that ``algorithm``, which trains policies of ``kind``, cannot train."""
+    if not (isinstance(policy, type) and issubclass(policy, (ActorCriticPolicy, MaskableActorCriticPolicy))):
+        base = "MaskableActorCriticPolicy" if kind == Kind(masks=True, memory=False) else "ActorCriticPolicy"
+        raise ValueError(f"policy={policy!r} must be a subclass of {base}")
+    if kind_of(policy) != kind:
+        right = ALGORITHM_FOR[kind_of(policy)]
+        raise ValueError(
+            f"policy={policy.__name__} is one for {right}: train it by that, or give {algorithm} one of its own kind"
+        )
+
+
+PPO_ARGUMENTS = {
+    "n_epochs": "the policy takes one natural-gradient step per rollout, the critic n_critic_updates passes",
+    "clip_range": "the policy is held back by a trust region of the radius target_kl",
+    "clip_range_vf": "critic='gauss_newton' holds the values back by a trust region of their own",
+    "ent_coef": "the objective has no entropy bonus; policy_kwargs={'log_std_init': ...} sets the first exploration, "
+    "and a smaller target_kl keeps it longer",
+    "vf_coef": "the critic has an optimiser of its own, with learning_rate",
+}
+"""Arguments of PPO that have no place here -> what to use instead."""
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def explaining_ppo_arguments(init: Init) -> Init:
+    """Have a constructor refuse PPO's arguments with a sentence that says what to use instead.
+
+    :raises TypeError: as for any argument that does not exist
+    """
+
+    @wraps(init)
+    def explained(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name in PPO_ARGUMENTS:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}: {PPO_ARGUMENTS[name]}")
+        init(self, *args, **kwargs)
+
+    return explained  # type: ignore[return-value]
+
+
 def optional(check: Check) -> Check:
     """The same check, which None passes."""
     return lambda name, value: None if value is None else check(name, value)
@@ -114,7 +157,6 @@ _boolean = partial(check_type, kind=(bool, np.bool_), article="True or False")
 _dictionary = partial(check_type, kind=dict, article="a dictionary of keyword arguments")
 
 CHECKS: dict[str, Check] = {
-    "policy_class": partial(check_class, base=ActorCriticPolicy),
     "learning_rate": check_schedule,
     "n_steps": _integer(1),
     "batch_size": _integer(1),
@@ -164,11 +206,16 @@ def check_rollout_size(n_steps: int, n_envs: int, sub_sampling_factor: int, norm
     check_integer("sub_sampling_factor", sub_sampling_factor, 1, n_steps * n_envs, "the rollout is no longer")
 
 
-def check_action_space(space: Any) -> None:
-    """Refuse action spaces that no policy of Stable-Baselines3 can act in."""
+ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""Those that a policy of Stable-Baselines3 can act in."""
+
+
+def check_action_space(space: Any, allowed: tuple[type, ...] = ACTION_SPACES, algorithm: str = "the algorithm") -> None:
+    """Refuse action spaces that no policy of ``algorithm`` can act in."""
     sentence = f"action space {space} "
-    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        raise ValueError(sentence + "is not supported: use Box, Discrete, MultiDiscrete or MultiBinary")
+    if not (isinstance(space, allowed) and isinstance(space, ACTION_SPACES)):
+        names = [cls.__name__ for cls in allowed]
+        raise ValueError(f"{sentence}is not supported by {algorithm}: use {', '.join(names[:-1])} or {names[-1]}")
     if 0 in (space.shape or ()):
         raise ValueError(sentence + "has nothing to choose: give it at least one dimension")
     if isinstance(space, spaces.Box):

@@ -6,20 +6,13 @@ KL are 1/A of those of the joint action. With :math:`F_{contrib} = F / A` the sa
 .. math:: \delta = A \, \delta_{contrib}, \qquad \lambda = A \, \lambda_{contrib}.
 """
 
-import io
-import json
-import pathlib
 import warnings
-import zipfile
 from collections.abc import Collection, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.save_util import json_to_data, open_path
 from stable_baselines3.common.vec_env import VecEnv
-
-ModelFile: TypeAlias = str | pathlib.Path | io.BufferedIOBase
 
 
 def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
@@ -27,21 +20,6 @@ def n_averaged_dimensions(action_space: spaces.Space[Any]) -> int:
     if isinstance(action_space, (spaces.Box, spaces.MultiBinary)):
         return int(np.prod(action_space.shape))
     return 1
-
-
-def read_settings(path: ModelFile, algorithm: str, custom_objects: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The settings in the zip of a TRPO saved by sb3-contrib, None for one saved by this package.
-
-    :raises ValueError: for a model of another algorithm, and for what is no model at all
-    """
-    text = _data(path)
-    names = json.loads(text).keys()
-    if not {"target_kl", "cg_damping", "line_search_max_iter"} <= names:
-        raise ValueError(f"{path!s} does not hold a {algorithm}: load it with the class that saved it")
-    if "cg_tolerance" in names:
-        return None
-    settings: dict[str, Any] = json_to_data(text, custom_objects)
-    return settings
 
 
 def translation(settings: Mapping[str, Any], algorithm: str, given: Collection[str]) -> dict[str, Any]:
@@ -72,18 +50,3 @@ def current_observation_space(settings: Mapping[str, Any], env: VecEnv) -> dict[
     bounds = [np.clip(bound, -largest, largest) for bound in (saved.low, saved.high, current.low, current.high)]
     same = np.allclose(bounds[0], bounds[2]) and np.allclose(bounds[1], bounds[3])
     return {"observation_space": current} if same else {}
-
-
-def _data(path: ModelFile) -> str:
-    """The JSON entry of the zip, read without closing a file that the caller opened."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.read("data").decode()
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path!s} is not a saved model: {error}") from error
-    finally:
-        if file is path:
-            file.seek(0)
-        else:
-            file.close()

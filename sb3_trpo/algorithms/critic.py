@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from torch import Tensor
 
-from sb3_trpo.algorithms.actor import GRAPHS, influencing
-from sb3_trpo.algorithms.batches import Observations, graph_bytes_per_row, n_rows
+from sb3_trpo.algorithms.actor import GRAPHS, influencing, is_differentiable_twice
 from sb3_trpo.algorithms.perceptrons import critic_mlp
+from sb3_trpo.algorithms.steps import Steps, graph_bytes_per_row
 from sb3_trpo.core.distributions import FixedGaussian
-from sb3_trpo.core.fisher import AutogradJacobian, GaussNewton, Linearization
+from sb3_trpo.core.fisher import AutogradJacobian, FiniteDifferenceJacobian, GaussNewton, Jacobian, Linearization
 from sb3_trpo.core.mlp import MlpJacobian, activation_bytes
 
 
@@ -25,44 +24,49 @@ class Critic:
     ``parameters`` are the trainable tensors that the value depends on and the actions do not.
 
     :param actor: the actor's parameters
-    :param observations: a few observations, to see what the value depends on
+    :param steps: a few steps, to see what the value depends on
     """
 
-    def __init__(self, policy: ActorCriticPolicy, actor: Sequence[Tensor], observations: Observations):
+    def __init__(self, policy: Any, actor: Sequence[Tensor], steps: Steps):
         self.policy = policy
         mlp = critic_mlp(policy)
         belongs_to_actor = {id(parameter) for parameter in actor}
         if mlp is not None:
             candidates = [parameter for parameter in mlp.parameters if parameter.requires_grad]
         else:
-            candidates = influencing(policy.predict_values(observations).sum(), list(policy.parameters()))
+            candidates = influencing(steps.values(policy).sum(), list(policy.parameters()))
         self.parameters = [parameter for parameter in candidates if id(parameter) not in belongs_to_actor]
         self.mlp = mlp if mlp is not None and len(self.parameters) == len(mlp.parameters) else None
         """As a perceptron all of which trains, or None."""
         self.bytes_per_row = (
-            graph_bytes_per_row(policy, policy.predict_values, observations) if mlp is None else activation_bytes(mlp)
+            graph_bytes_per_row(policy, lambda few: few.values(policy), steps) if mlp is None else activation_bytes(mlp)
         )
         self.std = 1.0
         """Standard deviation of the residuals, the unit in which a trust region measures values."""
 
-    def features(self, observations: Observations) -> Tensor:
+    def features(self, steps: Steps) -> Tensor:
         """What the perceptron sees, (N, D)."""
         with th.no_grad():
-            return BaseModel.extract_features(self.policy, observations, self.policy.vf_features_extractor)
+            return steps.critic_features(self.policy)
 
-    def distribution(self, observations: Observations) -> FixedGaussian:
+    def distribution(self, steps: Steps) -> FixedGaussian:
         """The values of a batch as constants, as a distribution whose standard deviation is ``std``."""
         with th.no_grad():
-            return FixedGaussian(value_function(self.policy)(observations), self.std)
+            return FixedGaussian(value_function(self.policy)(steps), self.std)
 
-    def linearize(self, observations: Observations) -> Linearization:
+    def linearize(self, steps: Steps) -> Linearization:
         """The value function near its current parameters."""
         if self.mlp is not None:
-            in_closed_form = MlpJacobian(self.mlp.detach(), self.features(observations))
+            in_closed_form = MlpJacobian(self.mlp.detach(), self.features(steps))
             return GaussNewton(in_closed_form, FixedGaussian(in_closed_form.output, self.std))
         with th.enable_grad():
-            values = self.policy.predict_values(observations)
-        jacobian = AutogradJacobian((values,), self.parameters, GRAPHS * self.bytes_per_row * n_rows(observations))
+            values = steps.values(self.policy)
+        nbytes = GRAPHS * self.bytes_per_row * len(steps)
+        if is_differentiable_twice(self.policy):
+            jacobian: Jacobian = AutogradJacobian((values,), self.parameters, nbytes)
+        else:
+            evaluate = th.no_grad()(lambda: (steps.values(self.policy),))
+            jacobian = FiniteDifferenceJacobian((values,), self.parameters, evaluate, nbytes)
         return GaussNewton(jacobian, FixedGaussian(values.detach(), self.std))
 
 
@@ -102,12 +106,10 @@ def narrowed_state(state: dict[str, Any], kept: list[list[int]]) -> dict[str, An
     }
 
 
-def value_function(policy: ActorCriticPolicy) -> Callable[[Observations], Tensor]:
-    """Observations -> values (N, 1), without a graph, in the cheapest way that applies."""
+def value_function(policy: Any) -> Callable[[Steps], Tensor]:
+    """Steps -> values (N, 1), in the cheapest way that applies; without a graph where that is a perceptron."""
     mlp = critic_mlp(policy)
     if mlp is None:
-        return policy.predict_values
+        return lambda steps: steps.values(policy)
     perceptron = mlp.detach()
-    return lambda observations: perceptron(
-        BaseModel.extract_features(policy, observations, policy.vf_features_extractor)
-    )
+    return lambda steps: perceptron(steps.critic_features(policy).detach())

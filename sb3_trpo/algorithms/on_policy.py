@@ -4,26 +4,32 @@ import copy
 import math
 import time
 import warnings
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
+from sb3_trpo.algorithms.acting import Acting, acting_of
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.batches import first_rows, select, slices, whole_rollout
 from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state
+from sb3_trpo.algorithms.experience import Experience, independent_steps
+from sb3_trpo.algorithms.masks import MaskSource, NoMasks
+from sb3_trpo.algorithms.model_file import ModelFile, prepare_loading
+from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
+from sb3_trpo.algorithms.policies import Kind
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
+from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
@@ -83,9 +89,18 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         distribution has no KL divergence
     """
 
+    policy: Any
     radius_controller: RadiusController | None
     critic_regression: Regression | None
 
+    kind: ClassVar[Kind] = Kind(masks=False, memory=False)
+    """Of the policies that it trains."""
+    rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
+    """The usual rollout buffers, for arrays and for dictionaries of them."""
+    action_spaces: ClassVar[tuple[type, ...]] = arguments.ACTION_SPACES
+    """Those that the policies can act in."""
+
+    @arguments.explaining_ppo_arguments
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -124,13 +139,14 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         cg_preconditioner: str | None = None,
     ):
         arguments.check_arguments(locals())
+        self._check_policy_name(policy)
         if env is None and _init_setup_model:
             raise ValueError("env=None: pass an environment, a vectorised one, or the id of a registered one")
         if env is not None:
             env = maybe_make_env(env, verbose)
             if not (hasattr(env, "action_space") and hasattr(env, "observation_space")):
                 raise ValueError(f"env={env!r} must be an environment, a vectorised one, or the id of a registered one")
-            arguments.check_action_space(env.action_space)
+            arguments.check_action_space(env.action_space, self.action_spaces, type(self).__name__)
             arguments.check_observation_space(env.observation_space)
         super().__init__(
             policy,
@@ -179,6 +195,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         """Build buffer, policy, schedules and the radius controller, unless a saved one was restored."""
         arguments.check_arguments(vars(self))  # again: `load` has replaced them
+        arguments.check_policy_class(self.policy_class, self.kind, type(self).__name__)
         arguments.check_rollout_size(self.n_steps, self.n_envs, self.sub_sampling_factor, self.normalize_advantage)
         if not callable(self.learning_rate):
             self.learning_rate = float(self.learning_rate)  # Stable-Baselines3 takes no numpy scalar
@@ -187,7 +204,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             f"rollout_buffer_kwargs={self.rollout_buffer_kwargs!r} on {self.observation_space}"
         )
         with arguments.as_value_errors(given):
-            super()._setup_model()
+            self._setup_lr_schedule()
+            self.set_random_seed(self.seed)
+            self.policy = self._make_policy().to(self.device)
+            self.rollout_buffer = self._make_rollout_buffer()
+        self._maybe_recommend_cpu()
         if self.radius_controller is None:
             self.radius_controller = arguments.make_radius_controller(self.radius, self.radius_kwargs)
         if self.critic_regression is None:
@@ -206,9 +227,9 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         radius, damping = self._radius_and_damping()
         started = time.perf_counter()
 
-        rollout = whole_rollout(self.rollout_buffer)
-        actor = Actor(self.policy, first_rows(rollout.observations))
-        problem = self._pose_problem(actor, rollout)
+        experience = self._experience()
+        actor = Actor(self.policy, experience.steps)
+        problem = self._pose_problem(actor, experience)
         step = natural_step(
             problem,
             radius=radius,
@@ -224,8 +245,9 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
         critic = fit_critic(
             self.critic_regression,  # type: ignore[arg-type]  # set in _setup_model
-            Critic(self.policy, actor.parameters, first_rows(rollout.observations)),
-            rollout,
+            Critic(self.policy, actor.parameters, experience.steps),
+            experience.steps,
+            experience.returns,
             Settings(self.batch_size, self.n_critic_updates, self.max_grad_norm),
         )
         critic_done = time.perf_counter()
@@ -238,7 +260,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 step=step,
                 critic=critic,
                 damping=damping,
-                entropy=float(-rollout.old_log_prob.mean()) if math.isnan(problem.entropy) else problem.entropy,
+                entropy=float(-experience.old_log_prob.mean()) if math.isnan(problem.entropy) else problem.entropy,
                 std=float(self.policy.log_std.detach().exp().mean()) if hasattr(self.policy, "log_std") else None,
                 explained_variance=self._explained_variance(),
                 n_updates=self._n_updates,
@@ -248,26 +270,25 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             ),
         )
 
-    def _pose_problem(self, actor: Actor, rollout: RolloutBufferSamples) -> TrustRegionProblem:
+    def _pose_problem(self, actor: Actor, experience: Experience) -> TrustRegionProblem:
         """The surrogate objective and trust region of one rollout; only the Fisher estimate is sub-sampled."""
-        is_discrete = isinstance(self.action_space, spaces.Discrete)
-        actions = rollout.actions.long().flatten() if is_discrete else rollout.actions
-        weights = uniform_weights(rollout.advantages)
-        advantages = standardize(rollout.advantages, weights) if self.normalize_advantage else rollout.advantages
-        columns = (actions, rollout.old_log_prob, advantages, weights)
+        steps, actions, old_log_prob, advantages, _ = experience
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        weights = uniform_weights(advantages)
+        if self.normalize_advantage:
+            advantages = standardize(advantages, weights)
+        columns = (actions, old_log_prob, advantages, weights)
         batches = [
-            Batch(select(rollout.observations, rows), weights[rows], Surrogate(*(column[rows] for column in columns)))
-            for rows in slices(len(weights), actor.bytes_per_row, self.device)
+            Batch(part, weights[rows], Surrogate(*(column[rows] for column in columns)))
+            for rows, part in steps.parts(actor.bytes_per_row)
         ]
         if self.sub_sampling_factor == 1:
             return constrained_problem(actor, batches)
-        order = np.random.permutation(len(weights))  # noqa: NPY002  # at random: a stride may meet a period
-        some = th.as_tensor(np.sort(order[:: self.sub_sampling_factor]), device=weights.device)
-        observations, weights = select(rollout.observations, some), normalized_weights(weights[some])
-        fisher_batches = [
-            States(select(observations, rows), weights[rows])
-            for rows in slices(len(weights), actor.bytes_per_row, self.device)
-        ]
+        order = np.random.permutation(steps.n_units)  # noqa: NPY002  # at random: a stride may meet a period
+        thinned = steps.take(th.as_tensor(np.sort(order[:: self.sub_sampling_factor])))
+        weights = normalized_weights(weights[: len(thinned)])
+        fisher_batches = [States(part, weights[rows]) for rows, part in thinned.parts(actor.bytes_per_row)]
         return constrained_problem(actor, batches, fisher_batches)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
@@ -313,7 +334,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         if self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps):
             finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
         else:
-            finished = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
         self._rollout_seconds = time.perf_counter() - started
         return finished
 
@@ -347,6 +368,35 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             progress_bar=progress_bar,
         )
 
+    @classmethod
+    def load(
+        cls: type[SelfAlgorithm],
+        path: ModelFile,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfAlgorithm:
+        """Load a model saved by this class; `TRPO` also loads those of `sb3_contrib.TRPO`.
+
+        A model of sb3-contrib keeps its behaviour: its radius and damping, which are averages over action
+        dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
+        given here are taken as they are.
+
+        :param env: environment to go on training in, or its id; not needed to predict
+        :param kwargs: constructor arguments to change
+        :raises ValueError: for the file of another algorithm, saying which class loads it, or an argument that cannot
+            be used
+        """
+        if isinstance(env, str):
+            env = maybe_make_env(env, verbose=0)
+        if env is not None:
+            env = cls._wrap_env(env)
+        custom_objects, kwargs = prepare_loading(path, cls.__name__, cls.kind, env, custom_objects, kwargs)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
     def set_parameters(  # type: ignore[override]  # Stable-Baselines3 means dictionaries of dictionaries, too
         self,
         load_path_or_dict: str | dict[str, dict[str, Any]],
@@ -370,7 +420,67 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""
         observations, _ = self.policy.obs_to_tensor(_some_observation(self.observation_space))
         self.policy.set_training_mode(False)
-        return Actor(self.policy, observations)
+        return Actor(self.policy, self._steps(observations))
+
+    def _check_policy_name(self, policy: Any) -> None:
+        """Refuse a policy that is neither a class nor one of the aliases."""
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            known = ", ".join(map(repr, self.policy_aliases))
+            raise ValueError(f"policy={policy!r} must be one of {known}, or a policy class")
+
+    # What a variant of the algorithm does differently.
+
+    def _make_policy(self) -> BasePolicy:
+        """The policy, not yet on its device."""
+        policy: BasePolicy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        )
+        return policy
+
+    def _make_rollout_buffer(self, **more: Any) -> RolloutBuffer:
+        """The rollout buffer; ``more`` are arguments that its kind needs."""
+        if self.rollout_buffer_class is None:
+            self.rollout_buffer_class = self.rollout_buffers[isinstance(self.observation_space, spaces.Dict)]
+        return self.rollout_buffer_class(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            n_envs=self.n_envs,
+            **more,
+            **self.rollout_buffer_kwargs,
+        )
+
+    def _steps(self, observations: Any) -> Steps:
+        """Observations (N, ...) as steps that the policy can be asked about, without masks and at a loss of memory."""
+        return Steps(observations)
+
+    def _experience(self) -> Experience:
+        """What is in the rollout buffer."""
+        return independent_steps(self.rollout_buffer)
+
+    def _acts_as_it_is_evaluated(self) -> bool:
+        """Whether the policy can be evaluated after the rollout for what it did during it."""
+        own = ("forward", "get_distribution", "extract_features", "predict_values")
+        return all(is_own(self.policy, name) for name in own) and not any(
+            has_hooks(module) for module in (self.policy, self.policy.mlp_extractor)
+        )
+
+    def _acting(self, n_steps: int) -> Acting:
+        """How actions come about during a rollout of ``n_steps``."""
+        return acting_of(self, n_steps)
+
+    def _mask_source(self, env: VecEnv, rollout_buffer: RolloutBuffer) -> MaskSource:
+        """Where the action masks of a rollout come from."""
+        return NoMasks()
+
+    def _collect_plainly(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """The loop of Stable-Baselines3."""
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
 
 def _some_observation(space: Any) -> Any:

@@ -4,8 +4,12 @@ What is found here is computed in closed form elsewhere; anything out of the ord
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch as th
+from sb3_contrib.common.maskable import distributions as maskable
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common import distributions as sb3
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
@@ -35,10 +39,16 @@ KNOWN_DISTRIBUTIONS = (
     sb3.CategoricalDistribution,
     sb3.MultiCategoricalDistribution,
     sb3.BernoulliDistribution,
+    maskable.MaskableCategoricalDistribution,
+    maskable.MaskableMultiCategoricalDistribution,
+    maskable.MaskableBernoulliDistribution,
 )
 
+FEEDFORWARD = (ActorCriticPolicy, MaskableActorCriticPolicy)
+"""Policies whose actor and critic are functions of the observation, with the same methods for the same purposes."""
 
-def actor_mlp(policy: ActorCriticPolicy) -> Mlp | None:
+
+def actor_mlp(policy: Any) -> Mlp | None:
     """The actor as a perceptron, with a Gaussian's log std as its free parameter; None unless all of it trains."""
     own_methods = ("get_distribution", "extract_features", "_get_action_dist_from_latent")
     if type(policy.action_dist) not in KNOWN_DISTRIBUTIONS or not _is_plain(
@@ -53,17 +63,32 @@ def actor_mlp(policy: ActorCriticPolicy) -> Mlp | None:
     return mlp if all(parameter.requires_grad for parameter in mlp.parameters) else None
 
 
-def critic_mlp(policy: ActorCriticPolicy) -> Mlp | None:
-    """The critic as a perceptron of one output, trainable or not."""
+def critic_mlp(policy: Any) -> Mlp | None:
+    """The critic as a perceptron of one output, trainable or not; it sees what `Steps.critic_features` gives."""
+    if isinstance(policy, RecurrentActorCriticPolicy):
+        return _critic_mlp_beside_memory(policy)
     if not _is_plain(policy, ("predict_values", "extract_features"), policy.vf_features_extractor):
         return None
     layers = _layers(policy.mlp_extractor.value_net, policy.value_net)
     return None if layers is None else Mlp(layers)
 
 
-def is_own(policy: ActorCriticPolicy, name: str) -> bool:
-    """Whether a method of ``policy`` is Stable-Baselines3's own."""
-    return getattr(getattr(policy, name), "__func__", None) is getattr(ActorCriticPolicy, name)
+def _critic_mlp_beside_memory(policy: RecurrentActorCriticPolicy) -> Mlp | None:
+    """A critic on the actor's memory, or without any; None for one with an LSTM of its own."""
+    is_flat = type(policy.vf_features_extractor) is FlattenExtractor or policy.shared_lstm
+    if policy.lstm_critic is not None or type(policy.mlp_extractor) is not MlpExtractor or not is_flat:
+        return None
+    hidden = policy.mlp_extractor.value_net
+    if has_hooks(hidden):
+        return None
+    layers = _layers([*([] if policy.critic is None else [policy.critic]), *hidden], policy.value_net)
+    return None if layers is None else Mlp(layers)
+
+
+def is_own(policy: Any, name: str) -> bool:
+    """Whether a method of ``policy`` is that of a feedforward policy of Stable-Baselines3 or sb3-contrib."""
+    method = getattr(getattr(policy, name), "__func__", None)
+    return any(isinstance(policy, base) and method is getattr(base, name) for base in FEEDFORWARD)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -71,7 +96,7 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _is_plain(policy: ActorCriticPolicy, methods: tuple[str, ...], extractor: nn.Module) -> bool:
+def _is_plain(policy: Any, methods: tuple[str, ...], extractor: nn.Module) -> bool:
     """Whether ``policy`` flattens its observations and has Stable-Baselines3's own ``methods`` and `MlpExtractor`."""
     return (
         all(is_own(policy, name) for name in methods)
@@ -80,9 +105,9 @@ def _is_plain(policy: ActorCriticPolicy, methods: tuple[str, ...], extractor: nn
     )
 
 
-def _layers(hidden: nn.Module, head: nn.Module) -> tuple[Layer, ...] | None:
+def _layers(hidden: Any, head: nn.Module) -> tuple[Layer, ...] | None:
     """The layers of a sequence of linear maps and elementwise activations, or None if it is anything else."""
-    if has_hooks(hidden) or not isinstance(hidden, Iterable):
+    if not isinstance(hidden, Iterable) or (isinstance(hidden, nn.Module) and has_hooks(hidden)):
         return None
     layers: list[Layer] = []
     for module in [*hidden, head]:

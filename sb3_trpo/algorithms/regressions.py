@@ -7,11 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
-from sb3_trpo.algorithms.batches import Observations, select, slices
 from sb3_trpo.algorithms.critic import Critic, value_function
+from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core.distributions import FixedGaussian
 from sb3_trpo.core.mlp import Mlp
 from sb3_trpo.core.natural_step import natural_step
@@ -45,60 +44,63 @@ class Settings(NamedTuple):
 class Regression(Protocol):
     """The slot: how the critic is fitted to the returns."""
 
-    def fit(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> CriticFit:
-        """Move the critic's parameters towards the returns (N,) of the observations."""
+    def fit(self, critic: Critic, steps: Steps, returns: Tensor, settings: Settings) -> CriticFit:
+        """Move the critic's parameters towards the returns (N,) of the steps."""
 
 
 @dataclass
 class MinibatchRegression:
     """Minibatches of ``batch_size``, ``n_critic_updates`` passes, the policy's own optimiser.
 
+    A critic with memory is fitted on pieces of sequences, each beginning with what the critic remembered there before
+    the fit (the stored state of Kapturowski et al. 2019); its error goes back in time no further than the piece.
+
     :param holdout: fraction of the rollout to keep aside; its error ends the passes early when it no longer falls
     :param patience: passes without improvement on it before they end
-    :raises ValueError: for a fraction outside [0, 1) or a patience below 1
+    :param piece: steps of a piece, for a critic with memory
+    :raises ValueError: for a fraction outside [0, 1), a patience or a piece below 1
     """
 
     holdout: float = 0.0
     patience: int = 1
+    piece: int = 32
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
         if not 0.0 <= self.holdout < 1.0:
             raise ValueError(f"holdout={self.holdout!r} must be a number in [0, 1)")
-        if not (isinstance(self.patience, Integral) and self.patience >= 1):
-            raise ValueError(f"patience={self.patience!r} must be an integer >= 1")
+        for name in ("patience", "piece"):
+            if not (isinstance(getattr(self, name), Integral) and getattr(self, name) >= 1):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer >= 1")
 
-    def fit(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> CriticFit:
+    def fit(self, critic: Critic, steps: Steps, returns: Tensor, settings: Settings) -> CriticFit:
         """One optimiser step for each minibatch, in closed form where the critic is a perceptron and Adam moves it."""
-        rows, held_out = split_rows(len(returns), self.holdout)
-        done = fit(
-            self._descent(critic, observations, returns, settings),
-            rows,
-            held_out,
-            batch_size=settings.batch_size,
-            n_passes=settings.n_passes,
-            patience=self.patience,
-        )
-        return CriticFit(done.loss / done.used if done.used else None, done.skipped)
-
-    def _descent(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> Descent:
         optimizer = critic.policy.optimizer
         limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
+        batch_size, n_units = settings.batch_size, len(returns)
+        descent: Descent
         if (
             critic.mlp is not None
             and returns.is_cpu
             and is_small(critic.mlp, len(returns))
             and FoldedDescent.applies(critic.mlp, optimizer)
         ):
-            size = min(settings.batch_size, len(returns))
-            features = critic.features(observations).numpy()
-            return FoldedDescent(features, returns.numpy(), critic.mlp, optimizer, limit, size)
+            features = critic.features(steps).numpy()
+            size = min(batch_size, len(returns))
+            descent = FoldedDescent(features, returns.numpy(), critic.mlp, optimizer, limit, size)
+        else:
+            rows, steps = steps.pieces(critic.policy, self.piece)
+            targets, n_units = returns[rows], steps.n_units
+            batch_size = max(1, round(batch_size * n_units / len(returns)))
 
-        def predict(rows: Any) -> Tensor:
-            batch = select(observations, th.as_tensor(rows, device=returns.device))
-            return critic.policy.predict_values(batch).flatten()
+            def predict(units: Any) -> tuple[Tensor, Tensor]:
+                some = th.as_tensor(np.sort(units))
+                return steps.take(some).values(critic.policy).flatten(), targets[steps.rows(some)]
 
-        return AutogradDescent(predict, returns, critic.parameters, optimizer, limit)
+            descent = AutogradDescent(predict, critic.parameters, optimizer, limit)
+        units, held_out = split(n_units, self.holdout)
+        done = fit(descent, units, held_out, batch_size=batch_size, n_passes=settings.n_passes, patience=self.patience)
+        return CriticFit(done.loss / done.used if done.used else None, done.skipped)
 
 
 @dataclass
@@ -135,26 +137,27 @@ class GaussNewtonRegression:
             if not (isinstance(getattr(self, name), Integral) and getattr(self, name) >= least):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be an integer >= {least}")
 
-    def fit(self, critic: Critic, observations: Observations, returns: Tensor, settings: Settings) -> CriticFit:
+    def fit(self, critic: Critic, steps: Steps, returns: Tensor, settings: Settings) -> CriticFit:
         """Up to ``steps`` natural-gradient steps."""
-        rows, held_out = (th.as_tensor(part, device=returns.device) for part in split_rows(len(returns), self.holdout))
+        units, held_out = (th.as_tensor(part) for part in split(steps.n_units, self.holdout))
+        fitted, guarded = (_Regressed(steps.take(part), returns[steps.rows(part)]) for part in (units, held_out))
         values = value_function(critic.policy)
 
         @th.no_grad()
-        def error(part: Tensor) -> float:
-            chunks = [part[chunk] for chunk in slices(len(part), critic.bytes_per_row, returns.device)]
-            errors = [(values(select(observations, c)).flatten() - returns[c]).square().sum() for c in chunks]
-            return float(th.stack(errors).sum()) / len(part)
+        def error(on: _Regressed) -> float:
+            parts = on.steps.parts(critic.bytes_per_row)
+            errors = [(values(part).flatten() - on.returns[rows]).square().sum() for rows, part in parts]
+            return float(th.stack(errors).sum()) / len(on.returns)
 
-        before = error(rows)
+        before = error(fitted)
         if not math.isfinite(before):
             return CriticFit(None, 1)
-        guard = error(held_out) if len(held_out) else math.inf
+        guard = error(guarded) if len(held_out) else math.inf
         for _ in range(self.steps):
-            critic.std = max(math.sqrt(error(rows)), th.finfo(returns.dtype).tiny)
+            critic.std = max(math.sqrt(error(fitted)), th.finfo(returns.dtype).tiny)
             start = flatten(critic.parameters)
             step = natural_step(
-                self._problem(critic, observations, returns, rows),
+                self._problem(critic, fitted),
                 radius=self.radius,
                 damping=self.damping,
                 cg_max_steps=self.cg_max_steps,
@@ -164,31 +167,38 @@ class GaussNewtonRegression:
             )
             if not step.accepted:
                 break
-            guard_now = error(held_out) if len(held_out) else -math.inf
+            guard_now = error(guarded) if len(held_out) else -math.inf
             if not guard_now <= guard:
                 assign(critic.parameters, start)
                 break
             guard = guard_now
         return CriticFit(before)
 
-    def _problem(self, critic: Critic, observations: Observations, returns: Tensor, rows: Tensor) -> TrustRegionProblem:
+    def _problem(self, critic: Critic, on: "_Regressed") -> TrustRegionProblem:
         batches = []
-        weights = uniform_weights(returns[rows])
-        for part in (rows[chunk] for chunk in slices(len(rows), critic.bytes_per_row, returns.device)):
-            targets, share = returns[part], weights[: len(part)]
+        weights = uniform_weights(on.returns)
+        for rows, part in on.steps.parts(critic.bytes_per_row):
+            targets, share = on.returns[rows], weights[rows]
 
             def likelihood(values: FixedGaussian, targets: Tensor = targets, share: Tensor = share) -> Tensor:
                 return weighted_mean(values.log_prob(targets), share)
 
-            batches.append(Batch(select(observations, part), share, likelihood))
+            batches.append(Batch(part, share, likelihood))
         return constrained_problem(critic, batches)
 
 
-def fit_critic(regression: Regression, critic: Critic, rollout: RolloutBufferSamples, settings: Settings) -> CriticFit:
+class _Regressed(NamedTuple):
+    """Steps and their returns (N,)."""
+
+    steps: Steps
+    returns: Tensor
+
+
+def fit_critic(regression: Regression, critic: Critic, steps: Steps, returns: Tensor, settings: Settings) -> CriticFit:
     """Fit the critic to the returns of a rollout, if there is anything to train and any pass to make."""
     if not critic.parameters or settings.n_passes == 0:
         return CriticFit(None)  # everything is frozen or belongs to the actor, or nothing is wanted
-    return regression.fit(critic, rollout.observations, rollout.returns, settings)
+    return regression.fit(critic, steps, returns, settings)
 
 
 def is_small(mlp: Mlp, count: int) -> bool:
@@ -198,8 +208,8 @@ def is_small(mlp: Mlp, count: int) -> bool:
     return is_light and (is_narrow or th.get_num_threads() == 1)
 
 
-def split_rows(n: int, holdout: float) -> tuple[Any, Any]:
-    """Row numbers for the fit, and at random ``holdout * n`` of them (one at least, unless it is 0) to keep aside."""
+def split(n: int, holdout: float) -> tuple[Any, Any]:
+    """Numbers of n units for the fit, and at random ``holdout * n`` (one at least, unless it is 0) to keep aside."""
     if holdout == 0.0:
         return np.arange(n), np.arange(0)
     order = np.random.permutation(n)  # noqa: NPY002  # the generator that Stable-Baselines3 seeds

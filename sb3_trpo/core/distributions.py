@@ -185,6 +185,13 @@ class Categorical(NamedTuple):
         """Other logits."""
         return self._replace(logits=parameters[0])
 
+    def masked(self, masks: Tensor) -> "Categorical":
+        """The same choices without the options where ``masks`` (N, sum(sizes)) is False; each keeps one at least.
+
+        A forbidden option has probability zero, whatever its logit: it adds nothing to KL, entropy or Fisher metric.
+        """
+        return self._replace(logits=self.logits.masked_fill(~masks, -math.inf))
+
     def log_prob(self, actions: Tensor) -> Tensor:
         """Sum over the choices of the log-probability of the chosen option; ``actions`` (N, K), or (N,) for K = 1."""
         chosen = actions.reshape(-1, len(self.sizes), 1).long()

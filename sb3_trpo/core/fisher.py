@@ -8,6 +8,7 @@ At the policy itself F is the Hessian of the mean KL(old || new), and it is posi
 
 - `GaussNewton` with an `MlpJacobian`: closed form, no graph;
 - `GaussNewton` with an `AutogradJacobian`: any differentiable policy, two vector-Jacobian products;
+- `GaussNewton` with a `FiniteDifferenceJacobian`: a policy that can be differentiated once only, such as cuDNN's LSTM;
 - `DoubleBackprop` of the KL, for distributions whose metric is not known.
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from sb3_trpo.core.distributions import Distribution, MetricDistribution, Tangents
 from sb3_trpo.core.kronecker import Factors
 from sb3_trpo.core.mlp import MlpJacobian
-from sb3_trpo.core.parameters import flat_gradient
+from sb3_trpo.core.parameters import flat_gradient, unflatten
 from sb3_trpo.core.surrogate import weighted_mean
 
 KEPT_BYTES = 256 * 2**20
@@ -189,3 +190,52 @@ class AutogradJacobian:
         """``J^T u`` by one reverse pass."""
         moving = [u for u, output in zip(cotangents, self._outputs, strict=True) if output.requires_grad]
         return flat_gradient(self._moving, self._parameters, moving, retain_graph=True)
+
+
+class FiniteDifferenceJacobian:
+    """The same Jacobian for ``outputs`` that can be differentiated once only, as those of cuDNN's LSTM.
+
+    The reverse product is one pass over their graph; the forward one is a central difference of two evaluations,
+    ``J v = (phi(theta + h v) - phi(theta - h v)) / 2 h + O(h^2)``, with ``h |v|`` the cube root of the rounding unit
+    times ``|theta|``, where the errors of truncation and of rounding meet.
+
+    :param evaluate: the same outputs at the parameters as they stand, without a graph
+    :param nbytes: memory that the graph holds, for `Linearizations`
+    """
+
+    def __init__(
+        self,
+        outputs: Tangents,
+        parameters: Sequence[Tensor],
+        evaluate: Callable[[], Tangents],
+        nbytes: int = 0,
+    ):
+        self._reverse = AutogradJacobian(outputs, parameters, nbytes)
+        self.nbytes = nbytes
+        self._parameters = parameters
+        self._evaluate = evaluate
+
+    def jvp(self, vector: Tensor) -> Tangents:
+        """``J v``; the parameters are moved for the two evaluations and are the same bit for bit afterwards."""
+        length = float(th.linalg.vector_norm(vector))
+        if length == 0.0:
+            return tuple(th.zeros_like(output) for output in self._evaluate())
+        size = max(float(sum(p.detach().square().sum() for p in self._parameters)) ** 0.5, 1.0)
+        h = th.finfo(vector.dtype).eps ** (1 / 3) * size / length
+        ahead, behind = self._at(vector, h), self._at(vector, -h)
+        return tuple((plus - minus) / (2.0 * h) for plus, minus in zip(ahead, behind, strict=True))
+
+    def vjp(self, cotangents: Tangents) -> Tensor:
+        """``J^T u`` by one reverse pass."""
+        return self._reverse.vjp(cotangents)
+
+    def _at(self, vector: Tensor, h: float) -> Tangents:
+        """The outputs at ``theta + h v``; the graph, which does not look at ``data``, still holds at theta."""
+        here = [parameter.detach().clone() for parameter in self._parameters]
+        try:
+            for parameter, direction in zip(self._parameters, unflatten(vector, self._parameters), strict=True):
+                parameter.data.add_(direction, alpha=h)
+            return self._evaluate()
+        finally:
+            for parameter, value in zip(self._parameters, here, strict=True):
+                parameter.data.copy_(value)

@@ -78,20 +78,19 @@ def fit(descent: Descent, rows: Array, held_out: Array, *, batch_size: int, n_pa
 class AutogradDescent:
     """Minibatch descent through autograd, for any differentiable value function and optimiser.
 
-    :param predict: rows of the observations, by indices -> values (B,)
+    :param predict: numbers of rows, or of other units of the data -> values (B,) and targets (B,)
     :param parameters: those to move; no other parameter of the optimiser does
     :param max_grad_norm: largest gradient norm, infinite for no limit
     """
 
     def __init__(
         self,
-        predict: Callable[[Array], Tensor],
-        targets: Tensor,
+        predict: Callable[[Array], tuple[Tensor, Tensor]],
         parameters: Sequence[Tensor],
         optimizer: th.optim.Optimizer,
         max_grad_norm: float,
     ):
-        self._predict, self._targets = predict, targets
+        self._predict = predict
         self._parameters, self._optimizer, self._limit = parameters, optimizer, max_grad_norm
 
     def run(self, minibatches: Sequence[Array]) -> Tally:
@@ -99,7 +98,7 @@ class AutogradDescent:
         losses, skipped = [], 0
         self._optimizer.zero_grad(set_to_none=True)
         for rows in minibatches:
-            loss = F.mse_loss(self._predict(rows), self._targets[rows])
+            loss = F.mse_loss(*self._predict(rows))
             gradients = th.autograd.grad(loss, self._parameters)
             if not (math.isfinite(loss.item()) and th.isfinite(nn.utils.get_total_norm(gradients))):
                 skipped += 1
@@ -117,8 +116,9 @@ class AutogradDescent:
         """Mean squared error on ``rows``."""
         parts = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
         with th.no_grad():
-            errors = [F.mse_loss(self._predict(part), self._targets[part], reduction="sum") for part in parts]
-            return float(th.stack(errors).sum()) / len(rows)
+            pairs = [self._predict(part) for part in parts]
+        errors = [F.mse_loss(values, targets, reduction="sum") for values, targets in pairs]
+        return float(th.stack(errors).sum()) / sum(len(targets) for _, targets in pairs)
 
     def snapshot(self) -> Callable[[], None]:
         """Note the parameters; what is returned brings them back."""

@@ -1,4 +1,6 @@
-"""One small model of every kind that TRPO supports."""
+"""One small model of every kind that the package supports."""
+
+from functools import partial
 
 import numpy as np
 import torch as th
@@ -8,9 +10,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from sb3_trpo import TRPO
+from sb3_trpo import TRPO, MaskableRecurrentTRPO, MaskableTRPO, RecurrentTRPO
+from sb3_trpo.algorithms.masks import option_counts
 from sb3_trpo.algorithms.policies import MlpPolicy
-from tests.envs import Contextual
+from tests.envs import Contextual, Masked, Walk
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (1, 36, 36), np.uint8)
@@ -155,6 +158,50 @@ KINDS = {
     "custom_layer": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, ResidualPolicy, {}),
 }
 
+LSTM = {"lstm_hidden_size": 8, "net_arch": [8]}
+SHARED = {**LSTM, "shared_lstm": True, "enable_critic_lstm": False}
+
+MASKED = {
+    "masked_discrete": (spaces.Discrete(4), BOX, "MlpPolicy", {}),
+    "masked_multi_discrete": (spaces.MultiDiscrete([3, 2, 4]), BOX, "MlpPolicy", {}),
+    "masked_multi_binary": (spaces.MultiBinary(3), BOX, "MlpPolicy", {}),
+    "masked_image": (spaces.Discrete(4), IMAGE, "CnnPolicy", {}),
+    "masked_dict": (spaces.MultiDiscrete([3, 2]), DICT, "MultiInputPolicy", {}),
+}
+RECURRENT = {
+    "lstm": (spaces.Discrete(4), BOX, "MlpLstmPolicy", {"policy_kwargs": LSTM}),
+    "lstm_box": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, "MlpLstmPolicy", {"policy_kwargs": LSTM}),
+    "lstm_two_layers": (
+        spaces.MultiBinary(3),
+        BOX,
+        "MlpLstmPolicy",
+        {"policy_kwargs": {**LSTM, "n_lstm_layers": 2}, "sub_sampling_factor": 2},
+    ),
+    "lstm_shared": (spaces.Box(-1.0, 1.0, (2,), np.float32), BOX, "MlpLstmPolicy", {"policy_kwargs": SHARED}),
+    "lstm_without_critic": (
+        spaces.MultiDiscrete([3, 2]),
+        BOX,
+        "MlpLstmPolicy",
+        {"policy_kwargs": {**LSTM, "enable_critic_lstm": False}},
+    ),
+    "lstm_gsde": (
+        spaces.Box(-1.0, 1.0, (2,), np.float32),
+        BOX,
+        "MlpLstmPolicy",
+        {"policy_kwargs": LSTM, "use_sde": True, "sde_sample_freq": 4},
+    ),
+    "lstm_image": (spaces.Discrete(4), IMAGE, "CnnLstmPolicy", {"policy_kwargs": LSTM}),
+    "lstm_dict": (spaces.Discrete(3), DICT, "MultiInputLstmPolicy", {"policy_kwargs": LSTM}),
+}
+MASKED_RECURRENT = {
+    "masked_lstm": (spaces.Discrete(4), BOX, "MlpLstmPolicy", {"policy_kwargs": LSTM}),
+    "masked_lstm_multi_discrete": (spaces.MultiDiscrete([3, 2]), BOX, "MlpLstmPolicy", {"policy_kwargs": SHARED}),
+    "masked_lstm_multi_binary": (spaces.MultiBinary(3), BOX, "MlpLstmPolicy", {"policy_kwargs": LSTM}),
+}
+FEEDFORWARD = list(KINDS)
+KINDS = {**KINDS, **MASKED, **RECURRENT, **MASKED_RECURRENT}
+WITH_MASKS, WITH_MEMORY = {*MASKED, *MASKED_RECURRENT}, {*RECURRENT, *MASKED_RECURRENT}
+
 SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 16}}
 
 
@@ -167,8 +214,25 @@ def make_model(kind, **changes):
     if "dict" in kind:
         kwargs["policy_kwargs"]["features_extractor_kwargs"] = {"cnn_output_dim": 16}
     settings = {"n_steps": 32, "batch_size": 16, "n_critic_updates": 2, "seed": 0, "device": "cpu", **kwargs, **changes}
-    env = DummyVecEnv([lambda: Contextual(action_space, observation_space) for _ in range(2)])
-    return TRPO(policy, env, **settings)
+    make_env = partial(Walk, length=6) if kind in WITH_MEMORY else Contextual
+    env = DummyVecEnv([lambda: as_masked(kind, make_env(action_space, observation_space)) for _ in range(2)])
+    return algorithm_of(kind)(policy, env, **settings)
+
+
+def as_masked(kind, env):
+    """The environment with masks, if the kind has some."""
+    return Masked(env, option_counts(env.action_space)) if kind in WITH_MASKS else env
+
+
+def algorithm_of(kind):
+    """The class that trains it."""
+    algorithms = {
+        (False, False): TRPO,
+        (True, False): MaskableTRPO,
+        (False, True): RecurrentTRPO,
+        (True, True): MaskableRecurrentTRPO,
+    }
+    return algorithms[kind in WITH_MASKS, kind in WITH_MEMORY]
 
 
 def collect(model):
@@ -176,3 +240,28 @@ def collect(model):
     _, callback = model._setup_learn(10**6, reset_num_timesteps=False)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     return model
+
+
+def play_back(policy, buffer):
+    """The policy's own answers to a rollout, step by step, as sb3-contrib's loops would ask for them.
+
+    ``buffer`` as it was after the rollout. Yields the distribution of each step, and its actions, advantages and old
+    log-probabilities (E, ...).
+    """
+    memory = None
+    if hasattr(buffer, "hidden_states_pi"):
+        memory = tuple(th.as_tensor(states[0]) for states in (buffer.hidden_states_pi, buffer.cell_states_pi))
+    for t in range(buffer.buffer_size):
+        observations = buffer.observations
+        is_dict = isinstance(observations, dict)
+        obs = {k: th.as_tensor(v[t]) for k, v in observations.items()} if is_dict else th.as_tensor(observations[t])
+        masks = {"action_masks": buffer.action_masks[t]} if hasattr(buffer, "action_masks") else {}
+        if memory is None:
+            distribution = policy.get_distribution(obs, **masks)
+        else:
+            starts = th.as_tensor(buffer.episode_starts[t], dtype=th.float32)
+            distribution, memory = policy.get_distribution(obs, memory, starts, **masks)
+        actions = th.as_tensor(buffer.actions[t]).float()
+        if isinstance(buffer.action_space, spaces.Discrete):
+            actions = actions.flatten()
+        yield distribution, actions, th.as_tensor(buffer.advantages[t]), th.as_tensor(buffer.log_probs[t])

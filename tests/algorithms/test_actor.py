@@ -1,5 +1,6 @@
 """Actor parameters, and the choice among the forms of the Fisher-vector product, on real policies."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,10 +16,9 @@ from sb3_trpo import TRPO
 from sb3_trpo.algorithms import actor as actor_module
 from sb3_trpo.algorithms.action_distribution import as_core_distribution
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.batches import first_rows
 from sb3_trpo.algorithms.critic import Critic
 from sb3_trpo.core.parameters import flat_gradient
-from tests.algorithms.kinds import KINDS, OpaqueCategorical, collect, make_model
+from tests.algorithms.kinds import KINDS, WITH_MEMORY, OpaqueCategorical, collect, make_model
 from tests.envs import Contextual
 
 DOUBLE_BACKPROP = {"beta", "opaque_discrete", "no_entropy"}
@@ -34,13 +34,17 @@ CLOSED_FORM = {
     "box64",
     "relu",
     "linear",
+    "masked_discrete",
+    "masked_multi_discrete",
+    "masked_multi_binary",
 }
 
 
-def batch_of(model, n=16):
+def steps_of(model, n=16):
     collect(model)
     model.policy.set_training_mode(False)
-    return first_rows(next(model.rollout_buffer.get(None)).observations, n)
+    steps = model._experience().steps
+    return steps.take(slice(n)) if steps.n_units == len(steps) else steps
 
 
 def names(policy, parameters):
@@ -51,13 +55,13 @@ def names(policy, parameters):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_cheapest_form_that_applies_is_chosen(kind, monkeypatch):
     model = make_model(kind)
-    observations = batch_of(model)
+    steps = steps_of(model)
     used = []
     for form in ("MlpJacobian", "AutogradJacobian", "DoubleBackprop"):
         original = getattr(actor_module, form)
         spy = lambda *args, form=form, original=original: used.append(form) or original(*args)  # noqa: E731
         monkeypatch.setattr(actor_module, form, spy)
-    Actor(model.policy, observations).linearize(observations)
+    Actor(model.policy, steps).linearize(steps)
     other = "DoubleBackprop" if kind in DOUBLE_BACKPROP else "AutogradJacobian"
     expected = "MlpJacobian" if kind in CLOSED_FORM else other
     assert used == [expected]
@@ -66,7 +70,7 @@ def test_the_cheapest_form_that_applies_is_chosen(kind, monkeypatch):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_products_equal_the_hessian_of_the_kl_on_real_policies_in_float64(kind, monkeypatch):
     model = make_model(kind)
-    observations = batch_of(model)
+    steps = steps_of(model)
     model.policy.double()
     original = policies.preprocess_obs
 
@@ -75,43 +79,45 @@ def test_products_equal_the_hessian_of_the_kl_on_real_policies_in_float64(kind, 
         return {k: v.double() for k, v in processed.items()} if isinstance(processed, dict) else processed.double()
 
     monkeypatch.setattr(policies, "preprocess_obs", preprocess_in_float64)
+    if kind in WITH_MEMORY:
+        steps = replace(steps, actor_memory=tuple(part.double() for part in steps.actor_memory))
     if kind == "custom_layer":
-        observations = observations.double()
+        steps = replace(steps, observations=steps.observations.double())
         monkeypatch.setattr(th.Tensor, "float", th.Tensor.double)
-    check_products(model, observations, rtol=1e-9)
+    check_products(model, steps, rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_products_equal_the_hessian_of_the_kl_on_real_policies(kind):
     model = make_model(kind)
-    check_products(model, batch_of(model), rtol=1e-4)
+    check_products(model, steps_of(model), rtol=1e-4)
 
 
 @pytest.mark.parametrize("net", [[400, 300], [256, 256]], ids=str)
 @pytest.mark.parametrize("activation", [th.nn.ReLU, th.nn.Tanh])
 def test_products_of_wide_networks(net, activation):
     model = make_model("box", policy_kwargs={"net_arch": net, "activation_fn": activation})
-    check_products(model, batch_of(model), rtol=1e-4)
+    check_products(model, steps_of(model), rtol=1e-4)
 
 
 def test_products_of_the_usual_network_for_images():
     space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
     env = DummyVecEnv([lambda: Contextual(spaces.Discrete(6), space) for _ in range(2)])
     model = TRPO("CnnPolicy", env, n_steps=16, batch_size=16, seed=0, device="cpu")
-    check_products(model, batch_of(model), rtol=1e-4)
+    check_products(model, steps_of(model), rtol=1e-4)
 
 
-def check_products(model, observations, rtol):
+def check_products(model, steps, rtol):
     """Against double backpropagation of the actor's own KL, whose form the core proves."""
-    actor = Actor(model.policy, observations)
-    weights = th.linspace(1.0, 2.0, 16) / th.linspace(1.0, 2.0, 16).sum()
-    weights = weights.to(actor.parameters[0].dtype)
-    old = actor.distribution(observations)
-    new = as_core_distribution(model.policy.get_distribution(observations))
+    actor = Actor(model.policy, steps)
+    weights = th.linspace(1.0, 2.0, len(steps), dtype=actor.parameters[0].dtype)
+    weights = weights / weights.sum()
+    old = actor.distribution(steps)
+    new = as_core_distribution(steps.action_distribution(model.policy))
     kl = (weights * old.kl_divergence(new)).sum()
     gradient = flat_gradient([kl], actor.parameters, create_graph=True)
     assert_close(gradient.detach(), th.zeros_like(gradient), atol=1e-2 * rtol, rtol=0)
-    product = partial(actor.linearize(observations).fisher_vector_product, weights=weights)
+    product = partial(actor.linearize(steps).fisher_vector_product, weights=weights)
     for seed in range(3):
         v = th.randn(gradient.shape, generator=th.Generator().manual_seed(seed)).to(gradient.dtype)
         expected = flat_gradient([gradient @ v], actor.parameters, retain_graph=True)
@@ -122,18 +128,20 @@ def check_products(model, observations, rtol):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_parameter_belongs_to_the_actor_or_to_the_critic_and_none_to_both(kind):
     model = make_model(kind)
-    observations = batch_of(model)
-    actor = Actor(model.policy, observations).parameters
-    critic = Critic(model.policy, actor, observations).parameters
+    steps = steps_of(model)
+    actor = Actor(model.policy, steps).parameters
+    critic = Critic(model.policy, actor, steps).parameters
     assert not {id(p) for p in actor} & {id(p) for p in critic}
     everything = {name for name, p in model.policy.named_parameters() if p.numel()}
     assert names(model.policy, actor) | names(model.policy, critic) == everything
-    assert {name for name in names(model.policy, critic) if "value" not in name and "vf" not in name} == set()
+    assert {
+        name for name in names(model.policy, critic) if not any(part in name for part in ("value", "vf", "critic"))
+    } == set()
 
 
 def test_a_layer_of_the_actor_with_value_in_its_name_is_trained_with_the_actor():
     model = make_model("custom_layer")
-    actor = Actor(model.policy, batch_of(model))
+    actor = Actor(model.policy, steps_of(model))
     assert {"value_embed.weight", "value_embed.bias"} <= names(model.policy, actor.parameters)
     before = model.policy.value_embed.weight.clone()
     model.train()
@@ -142,11 +150,11 @@ def test_a_layer_of_the_actor_with_value_in_its_name_is_trained_with_the_actor()
 
 def test_a_shared_extractor_belongs_to_the_actor():
     model = make_model("image_shared")
-    observations = batch_of(model)
-    actor = Actor(model.policy, observations).parameters
+    steps = steps_of(model)
+    actor = Actor(model.policy, steps).parameters
     shared = {name for name in names(model.policy, actor) if name.startswith("features_extractor.")}
     assert len(shared) == 8
-    assert names(model.policy, Critic(model.policy, actor, observations).parameters) == {
+    assert names(model.policy, Critic(model.policy, actor, steps).parameters) == {
         "value_net.weight",
         "value_net.bias",
     }
@@ -222,18 +230,18 @@ def test_a_network_that_is_not_quite_a_perceptron_is_not_taken_for_one(change):
         net[1].inplace = True
     else:
         net[0].bias = None
-    observations = batch_of(model)
-    assert Actor(model.policy, observations)._mlp is None
+    steps = steps_of(model)
+    assert Actor(model.policy, steps)._mlp is None
     model.train()
     assert model.logger.name_to_value["train/kl_divergence_loss"] <= 0.01
 
 
 def test_snapshots_do_not_follow_the_parameters():
     model = make_model("box")
-    observations = batch_of(model)
-    actor = Actor(model.policy, observations)
-    snapshot = actor.distribution(observations)
-    product = partial(actor.linearize(observations).fisher_vector_product, weights=th.full((16,), 1 / 16))
+    steps = steps_of(model)
+    actor = Actor(model.policy, steps)
+    snapshot = actor.distribution(steps)
+    product = partial(actor.linearize(steps).fisher_vector_product, weights=th.full((16,), 1 / 16))
     v = th.ones(sum(p.numel() for p in actor.parameters))
     before = (snapshot.mean.clone(), snapshot.log_std.clone(), product(v))
     with th.no_grad():

@@ -14,19 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
-from sb3_trpo.algorithms import batches, on_policy, regressions
+from sb3_trpo.algorithms import steps as steps_module
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.batches import SavedBytes, slices
+from sb3_trpo.algorithms.steps import SavedBytes, Steps
 from sb3_trpo.core import fisher
 from tests.algorithms.capture import captured_steps
 from tests.algorithms.kinds import KINDS, collect, make_model
 
 
-@given(st.integers(1, 300), st.integers(1, 10**7), st.sampled_from(["cpu", "cuda"]))
-def test_slices_cover_every_row_once_and_keep_to_their_size(count, bytes_per_row, device):
-    parts = slices(count, bytes_per_row, th.device(device))
+@given(st.integers(1, 300), st.integers(1, 10**7))
+def test_slices_cover_every_row_once_and_keep_to_their_size(count, bytes_per_row):
+    parts = Steps(th.zeros(count, 1)).batches(bytes_per_row)
     assert [row for part in parts for row in range(count)[part]] == list(range(count))
-    room = batches.BATCH_BYTES[device]
+    room = steps_module.BATCH_BYTES["cpu"]
     assert all(part.stop - part.start <= room // bytes_per_row + 1 for part in parts)
     assert len(parts) <= -(-count * bytes_per_row // room) + 1
 
@@ -47,16 +47,14 @@ def test_an_update_in_batches_is_the_same_update(kind, kept_bytes, critic, monke
     whole, weights = update()
     cuts = []
 
-    def three(count, bytes_per_row, device):
-        cuts.append(count)
-        return slices(count, 3, device)
+    def three(steps, bytes_per_row):
+        cuts.append(len(steps))
+        return steps.cut(3)
 
-    monkeypatch.setitem(batches.BATCH_BYTES, "cpu", 64)  # 64 rows of three bytes: three batches
     monkeypatch.setattr(fisher, "KEPT_BYTES", kept_bytes)
-    monkeypatch.setattr(on_policy, "slices", three)
-    monkeypatch.setattr(regressions, "slices", three)
+    monkeypatch.setattr(Steps, "batches", three)
     cut, cut_weights = update()
-    assert len(cuts) == 1 + (kind == "dict_sub_sampled") + 3 * (critic == "gauss_newton")
+    assert len(cuts) == 1 + (kind in ("dict_sub_sampled", "lstm_two_layers")) + 3 * (critic == "gauss_newton")
     assert whole.step.status is cut.step.status
     th.testing.assert_close(cut.problem.gradient, whole.problem.gradient, rtol=1e-3, atol=1e-6)
     scale = float(whole.step.full_step.abs().max())
@@ -104,7 +102,8 @@ def test_graphs_are_freed_as_soon_as_nobody_wants_them(kind):
         value = th.ones(3, requires_grad=True).tanh()  # whose reverse pass needs the value itself
     references = [weakref.ref(value)]
     del value
-    linearization = Actor(model.policy, observations).linearize(observations)
+    steps = Steps(observations)
+    linearization = Actor(model.policy, steps).linearize(steps)
     actions = th.zeros(2) if kind == "image" else th.full((2, 2), 0.5)
     v = th.ones_like(linearization.gradient(lambda policy: policy.log_prob(actions).sum())[1])
     linearization.fisher_vector_product(v, th.full((2,), 0.5))

@@ -13,15 +13,24 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.batches import first_rows, whole_rollout
 from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state, value_function
 from sb3_trpo.algorithms.regressions import CriticFit, GaussNewtonRegression, MinibatchRegression, Settings
 from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.regression import FoldedDescent
-from tests.algorithms.kinds import KINDS, collect, make_model
+from tests.algorithms.kinds import KINDS, WITH_MEMORY, collect, make_model
 from tests.envs import Contextual
 
-WITH_IMAGES = {"image", "image_shared", "dict", "dict_sub_sampled"}
+WITH_IMAGES = {
+    "image",
+    "image_shared",
+    "dict",
+    "dict_sub_sampled",
+    "masked_image",
+    "masked_dict",
+    "lstm_image",
+    "lstm_dict",
+}
+AUTOGRAD = {*WITH_IMAGES, *WITH_MEMORY} - {"lstm_shared", "lstm_without_critic", "masked_lstm_multi_discrete"}
 
 
 def names(policy, parameters):
@@ -30,15 +39,14 @@ def names(policy, parameters):
 
 
 def critic_of(model):
-    rollout = whole_rollout(model.rollout_buffer)
+    rollout = model._experience()
     model.policy.set_training_mode(False)
-    sample = first_rows(rollout.observations)
-    return Critic(model.policy, Actor(model.policy, sample).parameters, sample), rollout
+    return Critic(model.policy, Actor(model.policy, rollout.steps).parameters, rollout.steps), rollout
 
 
 def mean_squared_error(model, rollout):
     with th.no_grad():
-        values = model.policy.predict_values(rollout.observations).flatten()
+        values = rollout.steps.values(model.policy).flatten()
     return float((values - rollout.returns).square().mean())
 
 
@@ -57,7 +65,8 @@ def test_the_optimiser_has_what_the_actor_has_not(kind):
 @pytest.mark.parametrize("limit", [None, 0.1])
 def test_the_closed_form_of_the_critic_is_what_autograd_does(kind, limit, monkeypatch):
     """Two updates in a row, the second with moments; minibatches that do not divide the rollout."""
-    settings = {"batch_size": 24, "n_critic_updates": 3, "max_grad_norm": limit}
+    whole = kind in WITH_MEMORY  # whose minibatches are of steps in the one case and of sequences in the other
+    settings = {"batch_size": 64 if whole else 24, "n_critic_updates": 3, "max_grad_norm": limit}
     used, after = [], []
     original = FoldedDescent.applies
 
@@ -76,16 +85,16 @@ def test_the_closed_form_of_the_critic_is_what_autograd_does(kind, limit, monkey
     assert len(after[0]) == 4 * len(critic.parameters)
     for a, b in zip(*after, strict=True):
         th.testing.assert_close(a, b, rtol=2e-3, atol=2e-5)
-    assert used == ([] if kind in WITH_IMAGES else [True] * 4)
+    assert used == ([] if kind in AUTOGRAD else [True] * 4)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_values_without_a_graph_are_the_policys(kind):
     model = collect(make_model(kind))
-    observations = whole_rollout(model.rollout_buffer).observations
+    steps = model._experience().steps
     with th.no_grad():
-        expected = model.policy.predict_values(observations)
-        th.testing.assert_close(value_function(model.policy)(observations), expected, rtol=1e-5, atol=1e-6)
+        expected = steps.values(model.policy)
+        th.testing.assert_close(value_function(model.policy)(steps), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["box", "image", "dict", "gsde"])
@@ -138,17 +147,17 @@ def test_gauss_newton_steps_lower_the_error_and_stay_in_their_region(kind):
     model = collect(make_model(kind))
     critic, rollout = critic_of(model)
     with th.no_grad():
-        before, old = mean_squared_error(model, rollout), value_function(model.policy)(rollout.observations).flatten()
+        before, old = mean_squared_error(model, rollout), value_function(model.policy)(rollout.steps).flatten()
     regression = GaussNewtonRegression(steps=1, radius=0.05, holdout=0.0)
-    fit = regression.fit(critic, rollout.observations, rollout.returns, Settings(16, 2, None))
+    fit = regression.fit(critic, rollout.steps, rollout.returns, Settings(16, 2, None))
     after = mean_squared_error(model, rollout)
     assert fit.value_loss == pytest.approx(before, rel=1e-4)
     assert after < before
     with th.no_grad():
-        change = (value_function(model.policy)(rollout.observations).flatten() - old).square().mean()
+        change = (value_function(model.policy)(rollout.steps).flatten() - old).square().mean()
     assert 0 < float(change) / (2 * before) <= 0.05 * (1 + 1e-3)
     regression.steps = 10
-    regression.fit(critic, rollout.observations, rollout.returns, Settings(16, 2, None))
+    regression.fit(critic, rollout.steps, rollout.returns, Settings(16, 2, None))
     assert mean_squared_error(model, rollout) < after
 
 
@@ -156,7 +165,7 @@ def test_a_gauss_newton_step_is_the_dense_damped_least_squares_solution():
     model = collect(make_model("box", policy_kwargs={"net_arch": [4]}))
     critic, rollout = critic_of(model)
     damping, std = 0.3, math.sqrt(mean_squared_error(model, rollout))
-    values = model.policy.predict_values(rollout.observations).flatten()
+    values = rollout.steps.values(model.policy).flatten()
     J = th.stack(
         [th.cat([g.flatten() for g in th.autograd.grad(v, critic.parameters, retain_graph=True)]) for v in values]
     )
@@ -165,7 +174,7 @@ def test_a_gauss_newton_step_is_the_dense_damped_least_squares_solution():
     direction = th.linalg.solve(dense, J.T @ residual / len(J))
     start = th.cat([p.detach().flatten() for p in critic.parameters])
     regression = GaussNewtonRegression(steps=1, radius=1e-3, damping=damping, cg_max_steps=100, holdout=0.0)
-    regression.fit(critic, rollout.observations, rollout.returns, Settings(16, 2, None))
+    regression.fit(critic, rollout.steps, rollout.returns, Settings(16, 2, None))
     step = th.cat([p.detach().flatten() for p in critic.parameters]) - start
     assert float(step @ direction / (step.norm() * direction.norm())) > 0.999
 
@@ -181,16 +190,14 @@ def test_a_gauss_newton_step_that_harms_what_was_kept_aside_is_taken_back():
 
     def error():
         with th.no_grad():
-            return float(
-                (model.policy.predict_values(rollout.observations).flatten() - returns)[held_out].square().mean()
-            )
+            return float((rollout.steps.values(model.policy).flatten() - returns)[held_out].square().mean())
 
     before = error()
     for guarded, fraction in ((True, 0.5), (False, 0.0)):
         np.random.seed(0)  # noqa: NPY002
         regression = GaussNewtonRegression(steps=100, radius=1.0, damping=1e-3, cg_max_steps=30, holdout=fraction)
-        rows = slice(None) if guarded else np.setdiff1d(np.arange(len(returns)), held_out)
-        regression.fit(critic, rollout.observations[rows], returns[rows], Settings(16, 2, None))
+        rows = th.as_tensor(np.setdiff1d(np.arange(len(returns)), [] if guarded else held_out))
+        regression.fit(critic, rollout.steps.take(rows), returns[rows], Settings(16, 2, None))
         if guarded:
             assert error() <= before * (1 + 1e-5)
     assert error() > before
@@ -216,7 +223,7 @@ def test_gauss_newton_refuses_returns_that_are_not_finite(fault):
     model.rollout_buffer.returns[:] = fault
     before = [p.clone() for p in model.policy.parameters()]
     critic, rollout = critic_of(model)
-    fit = GaussNewtonRegression().fit(critic, rollout.observations, rollout.returns, Settings(16, 2, None))
+    fit = GaussNewtonRegression().fit(critic, rollout.steps, rollout.returns, Settings(16, 2, None))
     assert (fit.value_loss, fit.skipped) == (None, 1)
     assert all(th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
 
@@ -303,7 +310,7 @@ def test_an_interrupted_fit_leaves_critic_and_optimiser_as_they_were(monkeypatch
 
     monkeypatch.setattr(FoldedMlp, "backward", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        MinibatchRegression().fit(critic, rollout.observations, rollout.returns, Settings(16, 2, None))
+        MinibatchRegression().fit(critic, rollout.steps, rollout.returns, Settings(16, 2, None))
     th.testing.assert_close((model.policy.state_dict(), model.policy.optimizer.state_dict()), before, rtol=0, atol=0)
 
 
@@ -317,7 +324,7 @@ def test_a_buffer_with_a_get_of_its_own_is_asked():
 
     model = collect(make_model("box", rollout_buffer_class=Half))
     returns = model.rollout_buffer.returns.flatten()
-    np.testing.assert_allclose(np.sort(whole_rollout(model.rollout_buffer).returns), np.sort(0.5 * returns), rtol=1e-6)
+    np.testing.assert_allclose(np.sort(model._experience().returns), np.sort(0.5 * returns), rtol=1e-6)
     model.train()
 
 

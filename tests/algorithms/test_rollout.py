@@ -11,12 +11,24 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo import TRPO
-from sb3_trpo.algorithms import rollout
-from sb3_trpo.algorithms.acting import PerceptronActing, acting_of
-from tests.algorithms.kinds import BOX, KINDS, make_model
+from sb3_trpo.algorithms import acting, rollout
+from sb3_trpo.algorithms.acting import PerceptronActing
+from tests.algorithms.kinds import BOX, KINDS, algorithm_of, as_masked, make_model
 from tests.envs import Walk
 
-IN_NUMPY = {"box", "box64", "box_matrix", "discrete", "multi_discrete", "multi_binary", "relu", "linear"}
+IN_NUMPY = {
+    "box",
+    "box64",
+    "box_matrix",
+    "discrete",
+    "multi_discrete",
+    "multi_binary",
+    "relu",
+    "linear",
+    "masked_discrete",
+    "masked_multi_discrete",
+    "masked_multi_binary",
+}
 PLAIN = {"custom_layer"}
 ARRAYS = (
     "observations",
@@ -42,7 +54,8 @@ class Recorder(BaseCallback):
 
     def _on_step(self):
         names = ("new_obs", "rewards", "dones", "actions", "clipped_actions")
-        self.seen.append({name: copy.deepcopy(self.locals[name]) for name in names})
+        seen = {"clipped_actions": self.locals["actions"], **self.locals}  # MaskablePPO has no clipped actions
+        self.seen.append({name: copy.deepcopy(seen[name]) for name in names})
         assert self.locals["self"] is self.model
         assert len(self.locals["infos"]) == self.training_env.num_envs
         assert self.locals["env"] is self.training_env
@@ -54,6 +67,8 @@ class Recorder(BaseCallback):
 
     def _on_rollout_end(self):
         self.events.append("end")
+        if not self.model.fast_rollout and type(self.model) is not TRPO:
+            return  # sb3-contrib's loops do not tell their callbacks how they ended
         assert self.locals["n_steps"] == self.model.n_steps
         assert self.locals["values"].shape == (self.training_env.num_envs, 1)
         np.testing.assert_allclose(self.locals["log_probs"], self.model.rollout_buffer.log_probs[-1], rtol=1e-5)
@@ -62,10 +77,12 @@ class Recorder(BaseCallback):
 def make(kind, fast, normalize=False):
     """A model on environments whose episodes end both ways at different times."""
     action_space, observation_space, policy, kwargs = KINDS[kind]
-    env = DummyVecEnv([lambda i=i: Walk(action_space, observation_space, length=5 + 3 * i) for i in range(3)])
+    lengths = (5, 8, 11)
+    env = DummyVecEnv([lambda n=n: as_masked(kind, Walk(action_space, observation_space, n)) for n in lengths])
     env.seed(7)
     env = VecNormalize(env) if normalize else env
-    return TRPO(policy, env, n_steps=40, batch_size=40, seed=7, device="cpu", fast_rollout=fast, **kwargs)
+    settings = {"n_steps": 40, "batch_size": 40, "seed": 7, "device": "cpu", "fast_rollout": fast, **kwargs}
+    return algorithm_of(kind)(policy, env, **settings)
 
 
 def collect(model, n_rollouts=2):
@@ -85,11 +102,12 @@ def test_the_buffer_is_the_one_that_stable_baselines3_would_have_filled(kind, no
 
     replay = iter([step["actions"] for step in seen_fast.seen])
 
-    def forward(obs, deterministic=False):
+    def forward(obs, deterministic=False, **masks):
         """Stable-Baselines3's own evaluation of the actions that the fast rollout took."""
         actions = th.as_tensor(next(replay))
-        flat = actions.flatten() if kind in ("discrete", "relu") else actions.reshape(len(actions), -1)
-        values, log_prob, _ = plain.policy.evaluate_actions(obs, flat)
+        is_discrete = isinstance(plain.action_space, spaces.Discrete)
+        flat = actions.flatten() if is_discrete else actions.reshape(len(actions), -1)
+        values, log_prob, _ = plain.policy.evaluate_actions(obs, flat, **masks)
         return actions, values, log_prob
 
     monkeypatch.setattr(plain.policy, "forward", forward)
@@ -128,6 +146,11 @@ def check_twins(fast, plain, seen_fast, seen_plain):
     assert fast.num_timesteps == plain.num_timesteps == 240
     np.testing.assert_equal(fast._last_obs, plain._last_obs)
     np.testing.assert_array_equal(fast._last_episode_starts, plain._last_episode_starts)
+    if hasattr(fast, "_last_lstm_states"):
+        for ours, theirs in zip(fast._last_lstm_states, plain._last_lstm_states, strict=True):
+            th.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    if hasattr(plain.rollout_buffer, "action_masks"):
+        np.testing.assert_array_equal(fast.rollout_buffer.action_masks, plain.rollout_buffer.action_masks)
     assert (fast.rollout_buffer.pos, fast.rollout_buffer.full) == (plain.rollout_buffer.pos, plain.rollout_buffer.full)
 
 
@@ -146,7 +169,7 @@ def test_the_fast_rollout_is_used_where_it_applies_and_nowhere_else(kind):
     model._setup_learn(1)
     assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps) == (kind not in PLAIN)
     if kind not in PLAIN:
-        assert isinstance(acting_of(model, 8), PerceptronActing) == (kind in IN_NUMPY)
+        assert isinstance(model._acting(8), PerceptronActing) == (kind in IN_NUMPY)
 
 
 def break_hook(model):
@@ -177,10 +200,10 @@ def test_a_policy_that_does_more_than_a_perceptron_takes_the_plain_loop(breakage
 def test_chunks_of_the_evaluation_change_nothing(kind, monkeypatch):
     whole = make(kind, True)
     collect(whole)
-    monkeypatch.setattr(rollout, "CHUNK_BYTES", 7 * sum(a.nbytes for a in arrays(whole)) // 120)
+    monkeypatch.setattr(acting, "CHUNK_BYTES", 7 * sum(a.nbytes for a in arrays(whole)) // 120)
     cut = make(kind, True)  # seeds all generators anew
     collect(cut)
-    assert len(rollout._chunks(rollout._rows(cut.rollout_buffer.observations))) == 18
+    assert len(acting.chunks(acting.as_rows(cut.rollout_buffer.observations))) == 18
     for name in ARRAYS[1:]:
         np.testing.assert_allclose(getattr(whole.rollout_buffer, name), getattr(cut.rollout_buffer, name), atol=2e-6)
 

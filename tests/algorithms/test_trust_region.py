@@ -1,5 +1,6 @@
 """What every update promises, on every action space, observation space and policy."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -10,59 +11,51 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
+from torch.distributions import kl_divergence
 
-from sb3_trpo import TRPO
+from sb3_trpo import TRPO, MaskableTRPO
 from tests.algorithms.capture import captured_steps
-from tests.algorithms.kinds import BOX, KINDS, collect, make_model
+from tests.algorithms.kinds import BOX, KINDS, collect, make_model, play_back
 from tests.envs import Contextual
-
-
-def rollout(model):
-    """Observations and actions of the rollout as tensors, in the order of the buffer's arrays."""
-    buffer = model.rollout_buffer
-
-    def flat(array):
-        return th.as_tensor(array.swapaxes(0, 1).reshape(-1, *array.shape[2:]) if not buffer.generator_ready else array)
-
-    observations = buffer.observations
-    obs = {k: flat(v) for k, v in observations.items()} if isinstance(observations, dict) else flat(observations)
-    return obs, flat(buffer.actions).float(), flat(buffer.advantages).flatten(), flat(buffer.log_probs).flatten()
 
 
 def frozen_copy(model):
     """The policy as it is now, in a network of its own."""
-    policy = type(model.policy)(
-        model.observation_space, model.action_space, model.lr_schedule, use_sde=model.use_sde, **model.policy_kwargs
-    )
+    sde = {} if isinstance(model, MaskableTRPO) else {"use_sde": model.use_sde}
+    spaces_and_schedule = model.observation_space, model.action_space, model.lr_schedule
+    policy = type(model.policy)(*spaces_and_schedule, **sde, **model.policy_kwargs)
     policy.load_state_dict(model.policy.state_dict())
     policy.set_training_mode(False)
     return policy
 
 
-def joint_kl(old_policy, new_policy, obs):
-    """Mean KL(old || new) of the joint action by torch's formulas, from the policies' own distributions."""
-    with th.no_grad():
-        parts = []
-        for policy in (old_policy, new_policy):
-            inner = policy.get_distribution(obs).distribution
-            parts.append(inner if isinstance(inner, list) else [inner])
-        total = sum(
-            kl.flatten(1).sum(1) if kl.dim() > 1 else kl
-            for kl in (th.distributions.kl_divergence(p, q) for p, q in zip(*parts, strict=True))
-        )
-        return float(total.double().mean())
+@th.no_grad()
+def joint_kl(old_policy, new_policy, buffer):
+    """Mean KL(old || new) of the joint action by torch's formulas, from the policies' own answers, step by step."""
+    kls = []
+    for (old, *_), (new, *_) in zip(play_back(old_policy, buffer), play_back(new_policy, buffer), strict=True):
+        parts = zip(components(old), components(new), strict=True)
+        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_divergence(p, q) for p, q in parts)))
+    return float(th.cat(kls).double().mean())
 
 
-def surrogate(model, policy, data):
-    obs, actions, advantages, old_log_prob = data
-    if isinstance(model.action_space, spaces.Discrete):
-        actions = actions.flatten()
-    if isinstance(model.action_space, spaces.Box):
-        actions = actions.reshape(len(actions), -1)
-    with th.no_grad():
-        ratio = th.exp(policy.get_distribution(obs).log_prob(actions) - old_log_prob)
-        standardized = (advantages - advantages.mean()) / advantages.std()
-        return float((ratio.double() * standardized).mean())
+def components(distribution):
+    """Torch's distributions of an object of Stable-Baselines3's or sb3-contrib's, which must not change any more."""
+    if hasattr(distribution, "distributions"):
+        return copy.deepcopy(distribution.distributions)
+    inner = distribution.distribution
+    return list(inner) if isinstance(inner, list) else [copy.deepcopy(inner)]
+
+
+@th.no_grad()
+def surrogate(policy, buffer):
+    """Mean of ratio times standardised advantage."""
+    standardized = (buffer.advantages - buffer.advantages.mean()) / buffer.advantages.std(ddof=1)
+    ratios = [
+        th.exp(distribution.log_prob(actions) - old_log_prob).double()
+        for distribution, actions, _, old_log_prob in play_back(policy, buffer)
+    ]
+    return float((th.stack(ratios) * th.as_tensor(standardized)).mean())
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -71,16 +64,16 @@ def test_accepted_updates_stay_in_the_region_and_improve(kind):
     accepted = 0
     for _ in range(4):
         collect(model)
-        old_policy, data = frozen_copy(model), rollout(model)
+        old_policy, buffer = frozen_copy(model), copy.deepcopy(model.rollout_buffer)
         with captured_steps() as steps:
             model.train()
         step = steps[0].step
-        kl = joint_kl(old_policy, model.policy, data[0])
+        kl = joint_kl(old_policy, model.policy, buffer)
         if step.accepted:
             accepted += 1
             assert kl <= 0.02 * (1 + 1e-4)
             assert kl == pytest.approx(step.kl, rel=2e-3, abs=1e-6), "the KL moved after the line search"
-            assert surrogate(model, model.policy, data) > surrogate(model, old_policy, data)
+            assert surrogate(model.policy, buffer) > surrogate(old_policy, buffer)
         else:
             assert th.equal(steps[0].before, steps[0].after)
             assert kl == 0.0
@@ -113,9 +106,9 @@ def test_more_action_dimensions_do_not_loosen_the_bound(n_dims):
     kls = {}
     for name, cls in {"ours": TRPO, "sb3-contrib": sb3_contrib.TRPO}.items():
         model = collect(cls("MlpPolicy", env(), **settings))
-        old_policy, data = frozen_copy(model), rollout(model)
+        old_policy, buffer = frozen_copy(model), copy.deepcopy(model.rollout_buffer)
         model.train()
-        kls[name] = joint_kl(old_policy, model.policy, data[0])
+        kls[name] = joint_kl(old_policy, model.policy, buffer)
     assert 0.003 < kls["ours"] <= 0.01 * (1 + 1e-4)
     if n_dims >= 6:
         assert kls["sb3-contrib"] > 0.03, "the defect that this package corrects has gone: say so in the README"
@@ -206,12 +199,12 @@ def test_dropout_and_batch_norm_do_not_blur_the_kl(shared):
     env = DummyVecEnv([lambda: Contextual(KINDS["box"][0])])
     model = TRPO("MlpPolicy", env, n_steps=64, batch_size=16, seed=0, policy_kwargs=policy_kwargs)
     collect(model)
-    old_policy, data = frozen_copy(model), rollout(model)
+    old_policy, buffer = frozen_copy(model), copy.deepcopy(model.rollout_buffer)
     with captured_steps() as steps:
         model.train()
     assert steps[0].step.accepted
     assert steps[0].step.reduction_ratio == pytest.approx(1.0, abs=0.5)
-    assert joint_kl(old_policy, model.policy, data[0]) == pytest.approx(steps[0].step.kl, rel=1e-3, abs=1e-7)
+    assert joint_kl(old_policy, model.policy, buffer) == pytest.approx(steps[0].step.kl, rel=1e-3, abs=1e-7)
 
 
 @pytest.mark.parametrize("shared", [True, False])

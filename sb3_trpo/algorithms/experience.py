@@ -1,0 +1,105 @@
+"""What an update learns from: a rollout, read out of its buffer."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from torch import Tensor
+
+from sb3_trpo.algorithms.sequences import Layout, Memory, Sequences, layout
+from sb3_trpo.algorithms.steps import Steps
+from sb3_trpo.core.activations import Array
+
+IN_ORDER = (RolloutBuffer, DictRolloutBuffer, MaskableRolloutBuffer, MaskableDictRolloutBuffer)
+"""Buffers whose samples are what stands in their arrays."""
+
+
+class Experience(NamedTuple):
+    """N ``steps``, and for each of them the action taken, its log-probability then, its advantage and its return.
+
+    ``actions`` (N, A) as the buffer keeps them, all else (N,).
+    """
+
+    steps: Steps
+    actions: Tensor
+    old_log_prob: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def independent_steps(buffer: RolloutBuffer) -> Experience:
+    """All steps of ``buffer``, with their action masks if it has some, in its own order if it is a known one."""
+    samples = _all_samples(buffer)
+    masks = getattr(samples, "action_masks", None)
+    steps = Steps(samples.observations, None if masks is None else masks.bool())
+    return Experience(steps, samples.actions, samples.old_log_prob, samples.advantages, samples.returns)
+
+
+def _all_samples(buffer: RolloutBuffer) -> Any:
+    if type(buffer) not in IN_ORDER:
+        return next(buffer.get(batch_size=None))
+    next(buffer.get(batch_size=1))  # has the buffer flatten its arrays
+    return buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
+
+
+class Sequential(NamedTuple):
+    """Steps of a policy with memory, and how they lay in the rollout."""
+
+    steps: Sequences
+    layout: Layout
+
+
+def sequential_steps(buffer: Any, device: th.device, n_steps: int | None = None) -> Sequential:
+    """The first ``n_steps`` of a recurrent buffer, all by default, as sequences.
+
+    Of the memories in the buffer only those of the first step are looked at: all sequences begin there or with none.
+    """
+    starts = _grid(buffer, buffer.episode_starts)[:n_steps]
+    cut = layout(starts)
+    goes_on = th.as_tensor((cut.starts == 0) & (starts[0, cut.envs] == 0), device=device)
+
+    def memory(hidden: Array, cell: Array) -> Memory:
+        of_envs = [th.as_tensor(_first_memory(buffer, part)[:, cut.envs], device=device) for part in (hidden, cell)]
+        return of_envs[0] * goes_on[:, None], of_envs[1] * goes_on[:, None]
+
+    def packed(array: Any) -> Any:
+        if isinstance(array, dict):
+            return {key: packed(part) for key, part in array.items()}
+        grid = _grid(buffer, array)[:n_steps]
+        return th.as_tensor(grid.reshape(-1, *grid.shape[2:])[cut.order], device=device)
+
+    masks = getattr(buffer, "action_masks", None)
+    steps = Sequences(
+        packed(buffer.observations),
+        None if masks is None else packed(masks).bool(),
+        index=cut.positions,
+        actor_memory=memory(buffer.hidden_states_pi, buffer.cell_states_pi),
+        critic_memory=memory(buffer.hidden_states_vf, buffer.cell_states_vf),
+    )
+    return Sequential(steps, cut)
+
+
+def sequential_experience(buffer: Any, device: th.device) -> Experience:
+    """All of a recurrent buffer."""
+    steps, cut = sequential_steps(buffer, device)
+
+    def packed(array: Array) -> Tensor:
+        grid = _grid(buffer, array)
+        return th.as_tensor(grid.reshape(len(cut.order), -1)[cut.order], dtype=th.float32, device=device)
+
+    actions, *columns = (packed(getattr(buffer, name)) for name in ("actions", "log_probs", "advantages", "returns"))
+    return Experience(steps, actions, *(column.flatten() for column in columns))
+
+
+def _grid(buffer: Any, array: Array) -> Array:
+    """(T, E, ...), also when the buffer has flattened its arrays for samples, which are (E * T, ...) then."""
+    n_steps, n_envs = buffer.buffer_size, buffer.n_envs
+    is_flat = array.shape[:2] != (n_steps, n_envs)
+    return array.reshape(n_envs, n_steps, *array.shape[1:]).swapaxes(0, 1) if is_flat else array
+
+
+def _first_memory(buffer: Any, states: Array) -> Array:
+    """Hidden or cell states (L, E, H) at the first step."""
+    return states[0] if not buffer.generator_ready else _grid(buffer, states)[0].swapaxes(0, 1)

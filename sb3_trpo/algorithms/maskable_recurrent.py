@@ -1,0 +1,69 @@
+"""MaskableRecurrentTRPO: action masks and memory at once."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo.algorithms.maskable import MaskableAlgorithm
+from sb3_trpo.algorithms.masks import option_counts
+from sb3_trpo.algorithms.policies import (
+    Kind,
+    MaskableCnnLstmPolicy,
+    MaskableMlpLstmPolicy,
+    MaskableMultiInputLstmPolicy,
+)
+from sb3_trpo.algorithms.recurrent import RecurrentAlgorithm
+from sb3_trpo.core.activations import Array
+
+
+class MaskableRecurrentRolloutBuffer(RecurrentRolloutBuffer):
+    """A recurrent buffer with room for the action masks (T, E, M)."""
+
+    def reset(self) -> None:
+        """All actions are allowed until masks are written."""
+        super().reset()  # type: ignore[no-untyped-call]
+        self.action_masks = all_allowed(self)
+
+
+class MaskableRecurrentDictRolloutBuffer(RecurrentDictRolloutBuffer):
+    """The same for dictionaries of observations."""
+
+    def reset(self) -> None:
+        """All actions are allowed until masks are written."""
+        super().reset()  # type: ignore[no-untyped-call]
+        self.action_masks = all_allowed(self)
+
+
+def all_allowed(buffer: Any) -> Array:
+    """Masks (T, E, M) that forbid nothing."""
+    return np.ones((buffer.buffer_size, buffer.n_envs, sum(option_counts(buffer.action_space))), dtype=np.float32)
+
+
+class MaskableRecurrentTRPO(MaskableAlgorithm, RecurrentAlgorithm):
+    """TRPO for policies with an LSTM whose actions are masked.
+
+    .. code-block:: python
+
+        model = MaskableRecurrentTRPO("MlpLstmPolicy", ActionMasker(env, valid_actions)).learn(1e5)
+        action, state = model.predict(observation, state, episode_start, action_masks=get_action_masks(env))
+
+    Masks are those of `MaskableTRPO`, memory is that of `RecurrentTRPO`.
+    """
+
+    kind: ClassVar[Kind] = Kind(masks=True, memory=True)
+    rollout_buffers = (MaskableRecurrentRolloutBuffer, MaskableRecurrentDictRolloutBuffer)
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpLstmPolicy": MaskableMlpLstmPolicy,
+        "CnnLstmPolicy": MaskableCnnLstmPolicy,
+        "MultiInputLstmPolicy": MaskableMultiInputLstmPolicy,
+    }
+
+    def _collect_plainly(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """The loop of RecurrentPPO, in which the policy asks for the masks."""
+        masks = self._mask_source(env, rollout_buffer)
+        with self.policy.asking(lambda: masks.at(rollout_buffer.pos)):
+            return super()._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)

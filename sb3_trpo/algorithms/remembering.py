@@ -1,0 +1,126 @@
+"""How actions come about during one rollout of a policy with memory."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+from sb3_trpo.algorithms.acting import CHUNK_ROWS, End, stack
+from sb3_trpo.algorithms.experience import sequential_steps
+from sb3_trpo.algorithms.sequences import Layout, Memory, Sequences
+from sb3_trpo.algorithms.steps import Steps
+from sb3_trpo.core.activations import Array
+
+if TYPE_CHECKING:
+    from sb3_trpo.algorithms.recurrent import RecurrentAlgorithm
+
+
+class RememberingActing:
+    """Act by the policy's own distribution; log-probabilities, values and the critic's memory follow afterwards.
+
+    In the buffer the memories of the first step are kept, with which the rollout begins. Those of later steps are NaN:
+    whoever cuts sequences elsewhere than at the start of an episode or of the rollout shall notice.
+    """
+
+    def __init__(self, algorithm: "RecurrentAlgorithm", buffer: Any):
+        self._algorithm = algorithm
+        self._policy, self._device = algorithm.policy, algorithm.device
+        self._sde_sample_freq = algorithm.sde_sample_freq if algorithm.use_sde else -1
+        self._shape = (-1, *algorithm.action_space.shape)  # type: ignore[misc]
+        begun = algorithm._last_lstm_states
+        self._memory: Any = begun.pi
+        self._before: Any = begun.pi
+        for (hidden, cell), name in ((begun.pi, "pi"), (begun.vf, "vf")):
+            for part, kind in ((hidden, "hidden"), (cell, "cell")):
+                states = getattr(buffer, f"{kind}_states_{name}")
+                states[0], states[1:] = part.cpu().numpy(), np.nan
+
+    @th.no_grad()
+    def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
+        """Without the critic and without log-probabilities."""
+        if self._sde_sample_freq > 0 and step % self._sde_sample_freq == 0:
+            self._policy.reset_noise(self._algorithm.n_envs)
+        self._before = self._memory
+        starts = th.as_tensor(episode_starts, dtype=th.float32, device=self._device)
+        allowed = {} if masks is None else {"action_masks": masks}
+        obs = obs_as_tensor(observations, self._device)
+        distribution, self._memory = self._policy.get_distribution(obs, self._memory, starts, **allowed)
+        actions: Array = distribution.get_actions().reshape(self._shape).cpu().numpy()
+        return actions
+
+    @th.no_grad()
+    def evaluate(self, buffer: RolloutBuffer, end: End) -> Tensor:
+        """All sequences side by side, then one more step for those that were cut short."""
+        steps, layout = sequential_steps(buffer, self._device)
+        actions = th.as_tensor(
+            buffer.actions.reshape(len(steps), -1)[layout.order], dtype=th.float32, device=self._device
+        )
+        if isinstance(self._algorithm.action_space, spaces.Discrete):
+            actions = actions.flatten()
+        values, log_probs = (np.empty(len(steps), np.float32) for _ in range(2))
+        memories = []
+        for units in steps.cut(-(-len(steps) // CHUNK_ROWS)):
+            rows, part = steps.rows(units), steps.take(units)
+            part_values, memory = part.values_and_memory(self._policy)
+            values[rows] = part_values.flatten().cpu().numpy()
+            log_probs[rows] = part.action_distribution(self._policy).log_prob(actions[rows]).cpu().numpy()
+            memories.append(memory)
+        buffer.values.reshape(-1)[layout.order] = values
+        buffer.log_probs.reshape(-1)[layout.order] = log_probs
+        memory = (th.cat([hidden for hidden, _ in memories], 1), th.cat([cell for _, cell in memories], 1))
+        self._bootstrap(buffer, end, layout, memory)
+
+        last = np.flatnonzero(layout.ends == buffer.buffer_size)
+        last = last[np.argsort(layout.envs[last])]
+        critic_memory = (memory[0][:, last], memory[1][:, last])
+        self._remember(self._memory, critic_memory)
+        goes_on = th.as_tensor(~end.dones, device=self._device)[:, None]
+        return self._next_values(
+            obs_as_tensor(end.observations, self._device), (critic_memory[0] * goes_on, critic_memory[1] * goes_on)
+        )
+
+    @th.no_grad()
+    def abandon(self, buffer: RolloutBuffer) -> None:
+        """Go back to what was remembered before the last step."""
+        if buffer.pos == 0:
+            return
+        steps, layout = sequential_steps(buffer, self._device, buffer.pos)
+        _, (hidden, cell) = steps.values_and_memory(self._policy)
+        last = np.flatnonzero(layout.ends == buffer.pos)
+        last = last[np.argsort(layout.envs[last])]
+        self._remember(self._before, (hidden[:, last], cell[:, last]))
+
+    def _bootstrap(self, buffer: RolloutBuffer, end: End, layout: Layout, memory: Memory) -> None:
+        """Add to the rewards at time limits what the critic, which remembers the episode, expects after them."""
+        if not end.time_limits:
+            return
+        which = {(int(e), int(t) - 1): s for s, (e, t) in enumerate(zip(layout.envs, layout.ends, strict=True))}
+        cut = [which[limit.env, limit.step] for limit in end.time_limits]
+        terminal, _ = self._policy.obs_to_tensor(stack([limit.observation for limit in end.time_limits]))
+        values = self._next_values(terminal, (memory[0][:, cut], memory[1][:, cut]))
+        for limit, value in zip(end.time_limits, values.flatten().tolist(), strict=True):
+            buffer.rewards[limit.step, limit.env] += self._algorithm.gamma * value
+
+    def _next_values(self, observations: Any, memory: Memory) -> Tensor:
+        """Values (S, 1) of one step for each memory."""
+        index = th.arange(memory[0].shape[1])[:, None]
+        return Sequences(observations, index=index, actor_memory=memory, critic_memory=memory).values(self._policy)
+
+    def _remember(self, actor: Memory, critic: Memory) -> None:
+        """The algorithm goes on from here; a critic without an LSTM of its own has the actor's memory."""
+        own = self._policy.lstm_critic is not None
+        self._algorithm._last_lstm_states = RNNStates(actor, critic if own else actor)
+
+
+def without_memory(policy: Any, observations: Any) -> Sequences:
+    """Observations (N, ...) as N sequences of one step each, of a policy that remembers nothing."""
+    n = len(Steps(observations))
+    lstm = policy.lstm_actor
+    nothing = th.zeros(lstm.num_layers, n, lstm.hidden_size, device=policy.device)
+    memory = (nothing, nothing)
+    return Sequences(observations, index=th.arange(n)[:, None], actor_memory=memory, critic_memory=memory)

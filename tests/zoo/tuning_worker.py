@@ -1,7 +1,7 @@
 """A worker process of the tests: ``python -m tests.zoo.tuning_worker toy|search STORAGE N_TRIALS [SECONDS]``.
 
-Prints ``begin N`` when trial N of the toy has its parameters, and ``end N`` after each trial. The toy's last trial takes
-SECONDS. Heartbeats come every second, and a worker is taken for dead after two seconds without one.
+Prints ``begin N`` when trial N of the toy has its parameters, and ``end N`` after each trial. The toy's last trial
+takes SECONDS. Heartbeats come every second, and a worker is taken for dead after two seconds without one.
 """
 
 import os

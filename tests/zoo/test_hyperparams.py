@@ -306,11 +306,6 @@ def test_all_of_ours_are_checked_before_anything_is_built(algo, entry):
     assert "own: " in refusal(check_hyperparams, algo, entry, "own")
 
 
-@pytest.mark.parametrize("algo", [if_there("trpo_mask")])
-def test_masks_leave_no_place_for_state_dependent_exploration(algo):
-    assert "'use_sde' is unknown to trpo_mask" in refusal(check_hyperparams, algo, {"use_sde": True}, "own")
-
-
 def test_a_class_that_passes_arguments_on_has_those_of_its_parent(monkeypatch):
     class Patient(PPO):
         def __init__(self, *args, patience=1, **kwargs):

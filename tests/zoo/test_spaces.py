@@ -67,7 +67,7 @@ def entry_of(point, n_actions=6, algo="trpo"):
 def comparable(entry):
     """The schedule by its values."""
     arguments = model_arguments(entry)
-    rate = arguments["learning_rate"]
+    rate = arguments.get("learning_rate", 1e-3)
     return {**arguments, "learning_rate": (rate(1.0), rate(0.0)) if callable(rate) else rate}
 
 

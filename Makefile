@@ -45,8 +45,8 @@ format: install  ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: install  ## write what is generated: tables in README.md, the schema of hyperparameter files
-	$(BIN)/python -m sb3_trpo.zoo.schema hyperparams/schema.json
+readme: install  ## write what is generated: tables in README.md, the schemas of hyperparameter files
+	$(BIN)/python -m sb3_trpo.zoo.schema hyperparams
 	$(BIN)/python -c 'from pathlib import Path; from sb3_trpo.algorithms.metrics import write_table; write_table(Path("README.md"))'
 
 clean:  ## remove the environment and what the tests left

@@ -1,7 +1,10 @@
 """Algorithms and other classes by name: ours, RL Zoo's short names, and any class of Stable-Baselines3's interface.
 
 trpo                            sb3_trpo.TRPO
+trpo_mask, trpo_lstm,
+trpo_mask_lstm                  its variants with action masks, with a memory, with both
 ppo, a2c                        stable_baselines3's
+ppo_mask, ppo_lstm              sb3_contrib's MaskablePPO and RecurrentPPO
 sb3_contrib:TRPO                module and class, separated by a colon
 """
 
@@ -18,12 +21,17 @@ T = TypeVar("T")
 
 ALGORITHMS = {
     "trpo": "sb3_trpo:TRPO",
+    "trpo_mask": "sb3_trpo:MaskableTRPO",
+    "trpo_lstm": "sb3_trpo:RecurrentTRPO",
+    "trpo_mask_lstm": "sb3_trpo:MaskableRecurrentTRPO",
     "ppo": "stable_baselines3:PPO",
     "a2c": "stable_baselines3:A2C",
+    "ppo_mask": "sb3_contrib:MaskablePPO",
+    "ppo_lstm": "sb3_contrib:RecurrentPPO",
 }
 """Short name -> where the class is."""
 
-OURS = ("trpo",)
+OURS = ("trpo", "trpo_mask", "trpo_lstm", "trpo_mask_lstm")
 """The short names of this package: those with hyperparameter files and search spaces of their own."""
 
 SET_BY_THE_CALLER = ("self", "env", "_init_setup_model", "seed", "device", "verbose", "tensorboard_log")
@@ -67,6 +75,11 @@ def argument_names(algo: str) -> list[str]:
         if all(p.kind != p.VAR_KEYWORD for p in parameters):
             break
     return [name for name in names if name not in SET_BY_THE_CALLER]
+
+
+def default_policy(algo: str) -> str:
+    """The policy where none is named: ``MlpPolicy``, ``MlpLstmPolicy``, ..., the first that the algorithm knows."""
+    return next(iter(algorithm_class(algo).policy_aliases), "MlpPolicy")
 
 
 def import_class(path: str, name: str, base: type[T]) -> type[T]:

@@ -14,6 +14,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_trpo.zoo.masks import predictor
+
 
 class Evaluation(NamedTuple):
     """What was seen after ``step`` environment steps of training.
@@ -109,7 +111,10 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, dete
     """Play ``n_episodes`` from the initial states of ``seed``, with the observation statistics of the model's own
     environment, if it has one; ``step``, ``train_return`` and ``wall_s`` are left open.
 
-    The global random generators are as they were afterwards.
+    A model acts by the masks of the environment and by its memory where it has one. The global random generators are as
+    they were afterwards.
+
+    :raises UsageError: when the algorithm acts by masks and the environment has none
     """
     training_env = model.get_env()
     if training_env is not None and training_env is not env:
@@ -117,7 +122,12 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, dete
     with _generators_kept():
         env.seed(seed)
         returns, lengths = evaluate_policy(
-            model, env, n_episodes, deterministic=deterministic, return_episode_rewards=True, warn=False
+            predictor(model, env),
+            env,
+            n_episodes,
+            deterministic=deterministic,
+            return_episode_rewards=True,
+            warn=False,
         )
     return Evaluation(0, np.asarray(returns, np.float64), np.asarray(lengths, np.int64), float("nan"), 0.0)
 

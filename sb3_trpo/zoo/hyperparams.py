@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names, import_class
+from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names, default_policy, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 from sb3_trpo.zoo.expressions import format_expression, parse_expression
 from sb3_trpo.zoo.plain_yaml import format_yaml, parse_yaml
@@ -134,8 +134,7 @@ def check_hyperparams(algo: str, hyperparams: Mapping[str, Any], where: str) -> 
     try:
         _check_wrappers_arguments(hyperparams)
         arguments = model_arguments(hyperparams)
-        if not isinstance(arguments["policy"], str | type):
-            raise UsageError(f"policy={arguments['policy']!r} must be a name such as MlpPolicy")
+        _check_policy(algo, arguments.get("policy", default_policy(algo)))
         if algo in OURS:
             _check_arguments(arguments)
     except ValueError as error:
@@ -143,9 +142,8 @@ def check_hyperparams(algo: str, hyperparams: Mapping[str, Any], where: str) -> 
 
 
 def model_arguments(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of the algorithm, policy included: schedules, expressions and classes are made objects."""
-    arguments = {key: _value(key, value) for key, value in hyperparams.items() if key not in ENVIRONMENT_KEYS}
-    return {"policy": "MlpPolicy", **arguments}
+    """Constructor arguments of the algorithm: schedules, expressions and classes are made objects."""
+    return {key: _value(key, value) for key, value in hyperparams.items() if key not in ENVIRONMENT_KEYS}
 
 
 def normalize_kwargs(hyperparams: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -222,6 +220,15 @@ def _value(key: str, value: Any) -> Any:
         except ValueError:
             raise UsageError(f"{key}={value!r} must end in a number, such as lin_0.001") from None
     return value
+
+
+def _check_policy(algo: str, policy: Any) -> None:
+    """Refuse a name that the algorithm does not know: policies with a memory have names of their own."""
+    if not isinstance(policy, str | type):
+        raise UsageError(f"policy={policy!r} must be a name such as {default_policy(algo)}")
+    known = algorithm_class(algo).policy_aliases
+    if isinstance(policy, str) and policy not in known:
+        raise UsageError(f"policy={policy!r} is unknown to {algo}{did_you_mean(policy, known)} (or write module.Class)")
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:

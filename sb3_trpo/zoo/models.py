@@ -21,9 +21,11 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_trpo.zoo.algorithms import algorithm_class, import_class
+from sb3_trpo.zoo import hidden_velocity
+from sb3_trpo.zoo.algorithms import algorithm_class, default_policy, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams, model_arguments, normalize_kwargs
+from sb3_trpo.zoo.masks import check_masks
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -37,7 +39,8 @@ VEC_ENVS: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVe
 def check_env(env_id: str) -> EnvSpec:
     """What is registered under ``env_id``.
 
-    ``module:id`` imports the module that registers it, as in Gymnasium; Atari's are registered when they are asked for.
+    ``module:id`` imports the module that registers it, as in Gymnasium; Atari's, and those without velocities, are
+    registered when they are asked for.
 
     :raises UsageError: with the nearest name, for an environment that is not registered or whose package is missing
     """
@@ -47,6 +50,8 @@ def check_env(env_id: str) -> EnvSpec:
             importlib.import_module(module)
         elif name not in gym.registry and (name.startswith("ALE/") or "NoFrameskip" in name):
             importlib.import_module("ale_py")
+        elif "NoVel-" in name:
+            hidden_velocity.register()
         return gym.spec(name)
     except gym.error.Error as error:
         known = [known for known in gym.registry if known.split("-")[0] == name.split("-")[0]] or list(gym.registry)
@@ -139,9 +144,10 @@ def make_model(
     """
     chosen = load_hyperparams(algo, env_id) if hyperparams is None else hyperparams
     algorithm = algorithm_class(algo)
-    arguments = model_arguments(chosen)
+    arguments = {"policy": default_policy(algo), **model_arguments(chosen)}
     made = make_env(env_id, chosen, seed=seed) if env is None else env
     try:
+        check_masks(algorithm, made)
         return algorithm(
             env=made, seed=seed, device=device, verbose=verbose, tensorboard_log=tensorboard_log, **arguments
         )
@@ -179,7 +185,7 @@ def _classes(value: Any, name: str, base: type[T]) -> list[tuple[type[T], dict[s
 _PROCESS_ENDED = (EOFError, ConnectionError)
 """What is raised here when an environment has raised in a process of its own."""
 
-_CANNOT_BE_MADE = (gym.error.Error, TypeError, ValueError, AssertionError, ImportError, *_PROCESS_ENDED)
+_CANNOT_BE_MADE = (gym.error.Error, TypeError, ValueError, AssertionError, AttributeError, ImportError, *_PROCESS_ENDED)
 """What environments and wrappers raise for arguments they cannot use."""
 
 

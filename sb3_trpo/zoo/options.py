@@ -14,7 +14,11 @@ from sb3_trpo.zoo.errors import UsageError, whole
 Env = Annotated[str, typer.Option("--env", help="Id of a registered environment.", metavar="ID")]
 Algo = Annotated[
     str,
-    typer.Option("--algo", help="trpo; with --hyperparams also ppo, a2c, or module:Class such as sb3_contrib:TRPO."),
+    typer.Option(
+        "--algo",
+        help="trpo; trpo_mask with action masks, trpo_lstm with a memory, trpo_mask_lstm with both; with --hyperparams "
+        "also ppo, ppo_mask, ppo_lstm, a2c, or module:Class such as sb3_contrib:TRPO.",
+    ),
 ]
 HyperparamsFile = Annotated[
     Path | None,

@@ -16,6 +16,7 @@ from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.evaluations import evaluate
 from sb3_trpo.zoo.files import replacing
 from sb3_trpo.zoo.grid import MAX_SEED
+from sb3_trpo.zoo.masks import predictor
 from sb3_trpo.zoo.runs import Checkpoint, Run, find_run, load_model, load_statistics
 from sb3_trpo.zoo.training import make_evaluation_env
 
@@ -108,11 +109,12 @@ def enjoy(
     mode = None if not render and video is None else "human" if video is None else "rgb_array"
     returns: list[float] = []
     with _at_play(run, _checkpoint(run, best), 1, device, mode) as (model, env), _film(video, env) as shoot:
+        player = predictor(model, env)
         env.seed(seed)
         observation, state, start = env.reset(), None, np.ones(1, bool)
         while len(returns) < n_episodes:
             shoot()
-            action, state = model.predict(observation, state, start, deterministic=not stochastic)  # type: ignore[arg-type]
+            action, state = player.predict(observation, state, start, deterministic=not stochastic)  # type: ignore[arg-type]
             observation, _, start, infos = env.step(action)
             if start[0]:
                 returns.append(float(infos[0]["episode"]["r"]))

@@ -7,6 +7,9 @@
 All options are RL Zoo's. Differs from ``python -m rl_zoo3.train`` in that ``trpo`` is ours and the default of
 ``--algo``, and that our file is the default of ``-conf``. In a script of your own, `register` comes before
 ``rl_zoo3.train.train``.
+
+RL Zoo knows memories but no action masks: its evaluations and its ``enjoy`` let ``trpo_mask`` choose actions that are
+not allowed. ``sb3-trpo train`` and ``sb3-trpo enjoy`` pass the masks.
 """
 
 import argparse

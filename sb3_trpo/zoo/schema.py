@@ -2,7 +2,7 @@
 
 It is generated: names, types and defaults from the constructor's signature, ranges from the checks of its arguments,
 descriptions from its docstring, and from `ENVIRONMENT_KEYS` what belongs to the environment. The shipped one is
-written by ``python -m sb3_trpo.zoo.schema hyperparams/schema.json``.
+written by ``python -m sb3_trpo.zoo.schema hyperparams``: ``trpo.schema.json`` and one for each other algorithm.
 """
 
 import inspect
@@ -76,13 +76,19 @@ def schema_text(algo: str = OURS[0]) -> str:
     return json.dumps(hyperparams_schema(algo), indent=2, ensure_ascii=False) + "\n"
 
 
+def schema_name(algo: str) -> str:
+    """Name of the file, beside the hyperparameter file."""
+    return f"{algo}.schema.json"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Write the schema to the file that is named, or print it."""
+    """Write the schema of each of our algorithms into the folder that is named, or print that of the first."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given:
-        Path(given[0]).write_text(schema_text(), encoding="utf-8")
-    else:
+    if not given:
         print(schema_text(), end="")
+        return 0
+    for algo in OURS:
+        (Path(given[0]) / schema_name(algo)).write_text(schema_text(algo), encoding="utf-8")
     return 0
 
 

@@ -14,7 +14,7 @@ from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams, plain
 from sb3_trpo.zoo.models import make_env
 from sb3_trpo.zoo.samplers import make_pruner, make_sampler
-from sb3_trpo.zoo.spaces import SAMPLERS, SEARCHED, sample_environment, sample_trpo_params, start_params
+from sb3_trpo.zoo.spaces import SAMPLERS, SEARCHED, STARTS, sample_environment
 
 Curve = list[tuple[int, float]]
 """Learning curve of one run: (step, mean return) of each evaluation."""
@@ -43,7 +43,7 @@ SCORES: dict[str, Callable[[Curve], float]] = {"final": final_score, "best": bes
 class Search:
     """What a study searches; the same for all who work on it.
 
-    :param algo: ``"trpo"``, the algorithm whose space is searched
+    :param algo: short name of the algorithm, one of those whose spaces are in `sb3_trpo.zoo.spaces`
     :param env_id: id of a registered environment
     :param hyperparams: the entry that trials start from; they override what the space holds
     :param n_timesteps: environment steps of each run
@@ -82,10 +82,11 @@ class Search:
 
 @dataclass(frozen=True)
 class Space:
-    """What the search space depends on: ``n_actions`` of a ``Box`` action (else 0), and if observations are vectors."""
+    """What the space depends on: ``n_actions`` of a ``Box`` action (else 0), if observations are vectors, ``algo``."""
 
     n_actions: int
     can_normalize: bool
+    algo: str = "trpo"
 
     @classmethod
     def of(cls, search: Search) -> "Space":
@@ -94,16 +95,16 @@ class Space:
         action, observation = env.action_space, env.observation_space
         env.close()
         is_vector = isinstance(observation, spaces.Box) and len(observation.shape) == 1
-        return cls(int(np.prod(action.shape)) if isinstance(action, spaces.Box) else 0, is_vector)
+        return cls(int(np.prod(action.shape)) if isinstance(action, spaces.Box) else 0, is_vector, search.algo)
 
     def start(self, base: Hyperparams) -> dict[str, Any]:
         """Parameters of the point nearest to an entry."""
-        return start_params(base, self.n_actions, self.can_normalize)
+        return STARTS[self.algo](base, self.n_actions, self.can_normalize)
 
     def sample(self, trial: optuna.Trial, base: Hyperparams) -> Hyperparams:
         """Hyperparameters of a trial: those of ``base`` where the space does not hold them."""
         environment = sample_environment(trial, self.can_normalize)
-        sampled = sample_trpo_params(trial, self.n_actions, environment["n_envs"])
+        sampled = SAMPLERS[self.algo](trial, self.n_actions, environment["n_envs"])
         sampled["policy_kwargs"] = {**dictionary(base, "policy_kwargs"), **sampled["policy_kwargs"]}
         wanted = base.get("normalize", False)
         # How to normalise is not searched, only whether; and what is no vector is left as it is.

@@ -5,13 +5,14 @@
         model.learn(2e5)
         return evaluate_policy(model, model.get_env())[0]
 
-`sample_trpo_params` has the signature of RL Zoo's samplers and gives constructor arguments; `sample_environment` adds
-what belongs to the environment, and `start_params` is the way back: the point of the space at which an entry lies.
+`sample_trpo_params`, as those of the variants, has the signature of RL Zoo's samplers and gives constructor arguments;
+`sample_environment` adds what belongs to the environment, and `start_params` is the way back: the point of the space at
+which an entry lies.
 Numbers have three significant digits, so that a file holds exactly what was tried.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch as th
@@ -22,12 +23,34 @@ from sb3_trpo.zoo.hyperparams import Hyperparams, model_arguments, plain
 if TYPE_CHECKING:
     from optuna import Trial
 
-NET_ARCHS = {
+NetArch = dict[str, list[int]]
+
+NET_ARCHS: dict[str, NetArch] = {
     "small": {"pi": [64, 64], "vf": [64, 64]},
     "wide_critic": {"pi": [64, 64], "vf": [256, 256]},
     "medium": {"pi": [256, 256], "vf": [256, 256]},
 }
 """Layers of actor and critic. A wider critic is what Andrychowicz et al. 2020 (arXiv 2006.05990) recommend."""
+
+RECURRENT_NET_ARCHS: dict[str, NetArch] = {
+    "linear": {"pi": [], "vf": []},
+    "head": {"pi": [64], "vf": [64]},
+    "small": NET_ARCHS["small"],
+}
+"""Layers between memory and output. RL Zoo's tuned entries have none or one: the memory is a layer itself."""
+
+# Units of the memory. RL Zoo's tuned entries have 32 to 128, and 256 is the default of the policies. The cost of an
+# update grows with the square, and few tasks have that much to remember.
+LSTM_SIZES = [16, 32, 64, 128, 256]
+
+CRITIC_MEMORIES: dict[str, dict[str, bool]] = {
+    "own": {"enable_critic_lstm": True, "shared_lstm": False},
+    "none": {"enable_critic_lstm": False, "shared_lstm": False},
+    # A shared memory needs shared features.
+    "shared": {"enable_critic_lstm": False, "shared_lstm": True, "share_features_extractor": True},
+}
+"""What the critic remembers by. A memory of its own sees most and costs most; none may do where the value hardly
+depends on what is hidden; that of the actor costs nothing, but the critic cannot shape it."""
 
 ACTIVATIONS = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
 # Minibatches of the critic: smaller ones cost time and noise, larger ones leave few steps in a rollout.
@@ -78,6 +101,40 @@ def sample_trpo_params(
     :param n_envs: environments stepped side by side; the size of the rollout does not depend on it
     :param additional_args: RL Zoo passes them; not used
     """
+    return _sample(trial, n_actions, n_envs, NET_ARCHS)
+
+
+def sample_trpo_mask_params(
+    trial: "Trial", n_actions: int = 0, n_envs: int = 1, additional_args: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Constructor arguments of `MaskableTRPO` for one trial: the space of `TRPO`, which masks do not change."""
+    return _sample(trial, n_actions, n_envs, NET_ARCHS)
+
+
+def sample_trpo_lstm_params(
+    trial: "Trial", n_actions: int = 0, n_envs: int = 1, additional_args: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Constructor arguments of `RecurrentTRPO` for one trial: those of `TRPO`, and the memories of actor and critic.
+
+    The rollout of an environment is as long as sequences are learned from: ``n_steps`` is 32 at least.
+    """
+    sampled = _sample(trial, n_actions, n_envs, RECURRENT_NET_ARCHS)
+    sampled["policy_kwargs"] |= {
+        "lstm_hidden_size": trial.suggest_categorical("lstm_hidden_size", LSTM_SIZES),
+        **CRITIC_MEMORIES[trial.suggest_categorical("critic_memory", list(CRITIC_MEMORIES))],
+    }
+    return sampled
+
+
+def sample_trpo_mask_lstm_params(
+    trial: "Trial", n_actions: int = 0, n_envs: int = 1, additional_args: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Constructor arguments of `MaskableRecurrentTRPO` for one trial: the space of `RecurrentTRPO`."""
+    return sample_trpo_lstm_params(trial, n_actions, n_envs)
+
+
+def _sample(trial: "Trial", n_actions: int, n_envs: int, net_archs: Mapping[str, NetArch]) -> dict[str, Any]:
+    """What the spaces of all four have in common."""
     rollout = 2 ** _int(trial, "rollout_pow")
     gamma = 1 - _float(trial, "one_minus_gamma", log=True)
     gae_lambda = 1 - _float(trial, "one_minus_gae_lambda", log=True)
@@ -90,7 +147,7 @@ def sample_trpo_params(
     n_critic_updates = _int(trial, "n_critic_updates")
     batch_size = trial.suggest_categorical("batch_size", BATCH_SIZES)
     policy_kwargs: dict[str, Any] = {
-        "net_arch": NET_ARCHS[trial.suggest_categorical("net_arch", list(NET_ARCHS))],
+        "net_arch": net_archs[trial.suggest_categorical("net_arch", list(net_archs))],
         "activation_fn": ACTIVATIONS[trial.suggest_categorical("activation_fn", list(ACTIVATIONS))],
     }
     if n_actions > 0:
@@ -124,12 +181,12 @@ def sample_environment(trial: "Trial", can_normalize: bool = True) -> dict[str, 
 
 def convert_trpo_params(params: Mapping[str, Any]) -> Hyperparams:
     """What a hyperparameter file would hold for the parameters of a finished trial: RL Zoo's ``--trial-id``."""
-    from optuna.trial import FixedTrial
+    return _convert(sample_trpo_params, params)
 
-    environment = {name: params[name] for name in ("n_envs", "normalize") if name in params}
-    n_actions = int("log_std_init" in params)
-    arguments = sample_trpo_params(FixedTrial(dict(params)), n_actions, params.get("n_envs", 1))  # type: ignore[arg-type]
-    return {**environment, **plain(arguments)}
+
+def convert_trpo_lstm_params(params: Mapping[str, Any]) -> Hyperparams:
+    """The same, for a trial of `sample_trpo_lstm_params`."""
+    return _convert(sample_trpo_lstm_params, params)
 
 
 def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normalize: bool = True) -> dict[str, Any]:
@@ -137,6 +194,26 @@ def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normali
 
     :param hyperparams: entry of a hyperparameter file; what it leaves out has the default of `TRPO`
     """
+    return _start(hyperparams, n_actions, can_normalize, NET_ARCHS)
+
+
+def start_recurrent_params(
+    hyperparams: Mapping[str, Any], n_actions: int = 0, can_normalize: bool = True
+) -> dict[str, Any]:
+    """The same in the space of `RecurrentTRPO`, whose defaults hold."""
+    policy_kwargs = model_arguments(hyperparams).get("policy_kwargs") or {}
+    size = policy_kwargs.get("lstm_hidden_size", 256)
+    is_shared, has_own = policy_kwargs.get("shared_lstm", False), policy_kwargs.get("enable_critic_lstm", True)
+    return {
+        **_start(hyperparams, n_actions, can_normalize, RECURRENT_NET_ARCHS),
+        "lstm_hidden_size": min(LSTM_SIZES, key=lambda known: abs(math.log2(known / size))),
+        "critic_memory": "shared" if is_shared else "own" if has_own else "none",
+    }
+
+
+def _start(
+    hyperparams: Mapping[str, Any], n_actions: int, can_normalize: bool, net_archs: Mapping[str, NetArch]
+) -> dict[str, Any]:
     chosen = {
         "n_envs": 1, "n_steps": 2048, "gamma": 0.99, "gae_lambda": 0.95, "target_kl": 0.01, "cg_damping": 0.1,
         "cg_max_steps": 15, "line_search_shrinking_factor": 0.8, "learning_rate": 1e-3, "n_critic_updates": 10,
@@ -146,7 +223,7 @@ def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normali
     rate, policy_kwargs = chosen["learning_rate"], chosen["policy_kwargs"] or {}
     net_arch = policy_kwargs.get("net_arch", NET_ARCHS["small"])
     layers = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "vf": net_arch}
-    known = [name for name, arch in NET_ARCHS.items() if arch == layers]
+    known = [name for name, arch in net_archs.items() if arch == layers]
     activation = [name for name, cls in ACTIVATIONS.items() if cls is policy_kwargs.get("activation_fn", th.nn.Tanh)]
 
     numbers = {
@@ -177,11 +254,38 @@ def start_params(hyperparams: Mapping[str, Any], n_actions: int = 0, can_normali
     return params
 
 
-SAMPLERS = {"trpo": sample_trpo_params}
+SAMPLERS = {
+    "trpo": sample_trpo_params,
+    "trpo_mask": sample_trpo_mask_params,
+    "trpo_lstm": sample_trpo_lstm_params,
+    "trpo_mask_lstm": sample_trpo_mask_lstm_params,
+}
 """Algorithm -> its sampler."""
 
-CONVERTERS = {"trpo": convert_trpo_params}
+CONVERTERS = {
+    "trpo": convert_trpo_params,
+    "trpo_mask": convert_trpo_params,
+    "trpo_lstm": convert_trpo_lstm_params,
+    "trpo_mask_lstm": convert_trpo_lstm_params,
+}
 """Algorithm -> what makes an entry of the parameters of a finished trial."""
+
+STARTS = {
+    "trpo": start_params,
+    "trpo_mask": start_params,
+    "trpo_lstm": start_recurrent_params,
+    "trpo_mask_lstm": start_recurrent_params,
+}
+"""Algorithm -> what finds the point nearest to an entry."""
+
+
+def _convert(sampler: Callable[..., dict[str, Any]], params: Mapping[str, Any]) -> Hyperparams:
+    from optuna.trial import FixedTrial
+
+    environment = {name: params[name] for name in ("n_envs", "normalize") if name in params}
+    n_actions = int("log_std_init" in params)
+    arguments = sampler(FixedTrial(dict(params)), n_actions, params.get("n_envs", 1))
+    return {**environment, **plain(arguments)}
 
 
 def _int(trial: "Trial", name: str) -> int:

@@ -47,6 +47,20 @@ REFUSALS = [
     (["train", "--env", "CartPole-v1", "-P", "target_kl"], "'target_kl' must be written key=value"),
     (["train", "--env", "CartPole-v1", "--algo", "tpro"], "algorithm 'tpro' is unknown, did you mean 'trpo'?"),
     (["train", "--env", "CartPole-v1", "--algo", "sb3_contrib:TRPOO"], "did you mean 'TRPO'?"),
+    (
+        ["train", "--env", "CartPole-v1", "--algo", "trpo_lst"],
+        "algorithm 'trpo_lst' is unknown, did you mean 'trpo_lstm'?",
+    ),
+    (["train", "--env", "CartPole-v1", "--algo", "ppo_lstm"], "no hyperparameters are shipped for 'ppo_lstm'"),
+    (
+        ["train", "--env", "CartPole-v1", "--algo", "ppo_mask", "--hyperparams", "ppo.yml"],
+        "ppo_mask cannot be built for CartPole-v1: MaskablePPO needs an environment with a method action_masks(): set",
+    ),
+    (
+        ["train", "--env", "CartPole-v1", "--algo", "ppo_lstm", "--hyperparams", "ppo.yml"],
+        "policy='MlpPolicy' is unknown to ppo_lstm, did you mean 'MlpLstmPolicy'?",
+    ),
+    (["train", "--env", "CartPoleNoVel-v2"], "is not registered, did you mean 'CartPoleNoVel-v1'?"),
     (["train", "--env", "CartPole-v1", "--vec-env", "dumy"], "vec_env='dumy' is unknown, did you mean 'dummy'?"),
     (["train", "--env", "CartPole-v1", "--n-timesteps", "0"], "n_timesteps=0.0 must be a whole number >= 1"),
     (["train", "--env", "CartPole-v1", "--n-seeds", "0"], "--n-seeds=0 must be a whole number >= 1"),
@@ -89,13 +103,14 @@ def test_a_refusal_is_one_line_and_leaves_nothing_behind(run, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tag.yml").write_text("CartPole-v1: !!python/object/apply:os.system ['touch pwned']\n")
     (tmp_path / "empty.csv").touch()
+    (tmp_path / "ppo.yml").write_text("CartPole-v1: {n_timesteps: 64, policy: MlpPolicy}\n")
     code, out, err = run(*arguments)
     assert code == 2
     assert sentence in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert out == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"tag.yml", "empty.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tag.yml", "empty.csv", "ppo.yml"}
 
 
 def test_debug_shows_where_an_error_came_from(run):

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import LinearSchedule
 import sb3_trpo
 from sb3_trpo.algorithms.policies import MlpPolicy
 from sb3_trpo.zoo import hyperparams as module
-from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names
+from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names, default_policy
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.hyperparams import (
     check_hyperparams,
@@ -31,6 +31,9 @@ from sb3_trpo.zoo.hyperparams import (
     read_entries,
     read_yaml,
 )
+from sb3_trpo.zoo.models import make_model
+from tests.zoo import toys
+from tests.zoo.ours import EACH, if_there
 
 ROOT = Path(__file__).parent.parent.parent
 GRIDS = {"sb3_contrib:TRPO": ROOT / "benchmarks/grids/sb3_contrib_trpo.yml", "ppo": ROOT / "benchmarks/grids/ppo.yml"}
@@ -262,6 +265,47 @@ def test_hyperparameters_of_other_algorithms_are_their_own():
     assert "unknown to sb3_contrib:TRPO" in refusal(check_hyperparams, "sb3_contrib:TRPO", {"radius": "fixed"}, "own")
 
 
+@pytest.mark.parametrize(
+    ("algo", "policy", "near"),
+    [
+        ("trpo", "MlpPolic", "MlpPolicy"),
+        ("ppo_lstm", "MlpPolicy", "MlpLstmPolicy"),
+        ("ppo_mask", "MlpLstmPolicy", "MlpPolicy"),
+        if_there("trpo_lstm", "MlpPolicy", "MlpLstmPolicy"),
+        if_there("trpo_lstm", "CnnPolicy", "CnnLstmPolicy"),
+        if_there("trpo_mask_lstm", "MultiInputPolicy", "MultiInputLstmPolicy"),
+        if_there("trpo_mask", "MlpLstmPolicy", "MlpPolicy"),
+    ],
+)
+def test_a_policy_that_the_algorithm_does_not_know_is_refused_with_one_that_it_knows(algo, policy, near):
+    says = f"own: policy={policy!r} is unknown to {algo}, did you mean {near!r}? (or write module.Class)"
+    assert refusal(check_hyperparams, algo, {"policy": policy}, "own") == says
+    check_hyperparams(algo, {"policy": near}, "own")
+    check_hyperparams(algo, {}, "own")
+
+
+@pytest.mark.parametrize(
+    ("algo", "policy"),
+    [
+        ("ppo", "MlpPolicy"),
+        ("ppo_mask", "MlpPolicy"),
+        ("ppo_lstm", "MlpLstmPolicy"),
+        if_there("trpo", "MlpPolicy"),
+        if_there("trpo_mask", "MlpPolicy"),
+        if_there("trpo_lstm", "MlpLstmPolicy"),
+        if_there("trpo_mask_lstm", "MlpLstmPolicy"),
+    ],
+)
+def test_the_policy_where_none_is_named_is_one_for_vectors(algo, policy):
+    assert default_policy(algo) == policy
+
+
+@pytest.mark.parametrize("entry", [{"target_kl": -1}, {"radius": "adaptative"}, {"n_steps": 0}, {"target_k": 1}])
+@pytest.mark.parametrize("algo", EACH)
+def test_all_of_ours_are_checked_before_anything_is_built(algo, entry):
+    assert "own: " in refusal(check_hyperparams, algo, entry, "own")
+
+
 def test_a_class_that_passes_arguments_on_has_those_of_its_parent(monkeypatch):
     class Patient(PPO):
         def __init__(self, *args, patience=1, **kwargs):
@@ -297,7 +341,7 @@ def test_linear_schedules_fall_to_zero():
     arguments = model_arguments({"learning_rate": "lin_2e-3", "target_kl": "lin_0.04", "gamma": 0.9})
     assert [arguments["learning_rate"](progress) for progress in (1.0, 0.5, 0.0)] == [2e-3, 1e-3, 0.0]
     assert arguments["target_kl"](0.25) == pytest.approx(0.01)
-    assert arguments["policy"] == "MlpPolicy"
+    assert "policy" not in arguments
     assert "n_envs" not in model_arguments({"n_envs": 3, "n_timesteps": 1, "normalize": True})
 
 
@@ -347,17 +391,61 @@ def test_dictionaries_are_mappings_or_expressions():
 # ---- shipped files ----
 
 
-@pytest.mark.parametrize("algo", OURS)
-def test_every_shipped_entry_can_be_used(algo):
+SHIPPED = {
+    "trpo": {"default", "atari", "CartPole-v1", "HalfCheetah-v5", "LunarLander-v3"},
+    "trpo_mask": {"default", "Taxi-v3", "Taxi-v4"},
+    "trpo_lstm": {"default", "atari", "CartPole-v1", "CartPoleNoVel-v1", "PendulumNoVel-v1"},
+    "trpo_mask_lstm": {"default", "Taxi-v3", "Taxi-v4"},
+}
+
+
+@pytest.mark.parametrize(("algo", "names"), [if_there(algo, names) for algo, names in SHIPPED.items()])
+def test_every_shipped_entry_can_be_used(algo, names):
     entries = read_entries(hyperparams_file(algo))
-    assert {"default", "atari", "CartPole-v1", "HalfCheetah-v5", "LunarLander-v3"} <= set(entries)
+    assert names <= set(entries)
     for env_id in entries:
         assert load_hyperparams(algo, env_id)["n_timesteps"] >= 1e4
 
 
-def test_the_shipped_file_says_the_same_to_rl_zoo():
+@pytest.mark.parametrize(
+    ("algo", "env_id"),
+    [
+        if_there("trpo_mask", toys.TAXI),
+        if_there("trpo_mask_lstm", toys.TAXI),
+        *(if_there("trpo_lstm", env_id) for env_id in ("CartPoleNoVel-v1", "PendulumNoVel-v1", "Pendulum-v1")),
+    ],
+)
+def test_shipped_entries_of_the_variants_build_models(algo, env_id):
+    model = make_model(algo, env_id, seed=0, device="cpu")
+    assert type(model) is algorithm_class(algo)
+    model.env.close()
+
+
+CARRIED_OVER = ("n_timesteps", "normalize", "n_envs", "gamma", "gae_lambda", "use_sde", "sde_sample_freq", "n_steps")
+MEMORIES = {  # environment -> that of RL Zoo, and what differs
+    "CartPoleNoVel-v1": ("CartPoleNoVel-v1", {"n_steps"}),
+    "PendulumNoVel-v1": ("PendulumNoVel-v1", {"use_sde", "sde_sample_freq"}),
+    "MountainCarContinuousNoVel-v0": ("MountainCarContinuousNoVel-v0", set()),
+    "LunarLanderNoVel-v3": ("LunarLanderNoVel-v2", set()),
+}
+
+
+@pytest.mark.parametrize("env_id", MEMORIES)
+def test_entries_with_a_memory_are_rl_zoos_where_they_say_so(env_id):
+    theirs_id, differing = MEMORIES[env_id]
+    ours = read_entries(hyperparams_file("trpo_lstm"))[env_id]
+    theirs = rl_zoo_entries("ppo_lstm")[theirs_id]
+    for key in {*CARRIED_OVER} - differing:
+        assert ours.get(key) == theirs.get(key), key
+    layers = model_arguments(theirs)["policy_kwargs"]
+    assert layers.pop("enable_critic_lstm"), "the default"
+    assert model_arguments(ours)["policy_kwargs"] == layers
+
+
+@pytest.mark.parametrize("algo", OURS)
+def test_the_shipped_file_says_the_same_to_rl_zoo(algo):
     """RL Zoo reads YAML 1.1, in which 1e6 is a text."""
-    path = hyperparams_file("trpo")
+    path = hyperparams_file(algo)
     assert yaml.safe_load(path.read_text()) == read_entries(path)
     for entry in read_entries(path).values():
         only_there = {key for key, value in entry.items() if isinstance(value, str) and value.startswith("lin_")}
@@ -430,7 +518,9 @@ def test_the_file_is_found_in_a_checkout_and_in_an_installed_package(tmp_path, m
     (package / "zoo").mkdir()
     monkeypatch.setattr(module, "__file__", str(package / "zoo" / "hyperparams.py"))
     assert hyperparams_file("trpo") == package / "hyperparams" / "trpo.yml"
-    assert refusal(hyperparams_file, "ppo") == "no hyperparameters are shipped for 'ppo', only for trpo: give a file"
+    assert refusal(hyperparams_file, "ppo") == (
+        "no hyperparameters are shipped for 'ppo', only for trpo, trpo_mask, trpo_lstm, trpo_mask_lstm: give a file"
+    )
 
 
 # ---- writing ----

@@ -12,6 +12,7 @@ import yaml
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.hyperparams import hyperparams_file
 from sb3_trpo.zoo.rl_zoo import _with_our_defaults, main, register
+from tests.zoo.ours import if_there, needs_all
 
 OURS = ["-conf", str(hyperparams_file("trpo"))]
 CARTPOLE = ["--env", "CartPole-v1"]
@@ -40,6 +41,7 @@ def done(folder, *words):
         (["--algo=trpo", *CARTPOLE], OURS),
         (["--alg", "trpo"], OURS),
         (["--algo", "ppo", *CARTPOLE], []),
+        (["--algo", "trpo_lstm", *CARTPOLE], ["-conf", str(hyperparams_file("trpo_lstm"))]),
         (["--algo", "trpo", "-conf", "own.yml"], []),
         (["--algo", "trpo", "--conf-file=own.yml"], []),
         (["--algo", "trpo", "--conf", "own.py"], []),
@@ -101,26 +103,32 @@ import rl_zoo3.train, rl_zoo3.exp_manager
 from rl_zoo3 import ALGOS
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 import sb3_trpo
+from sb3_trpo.zoo.algorithms import OURS, algorithm_class
 from sb3_trpo.zoo.rl_zoo import register
 
-others = {name: cls for name, cls in ALGOS.items() if name != "trpo"}
+others = {name: cls for name, cls in ALGOS.items() if name not in OURS}
 register()
 register()
 assert ALGOS["trpo"] is sb3_trpo.TRPO
-assert {name: cls for name, cls in ALGOS.items() if name != "trpo"} == others
+assert {name: cls for name, cls in ALGOS.items() if name not in OURS} == others
+assert {name: ALGOS[name] for name in OURS} == {name: algorithm_class(name) for name in OURS}
 for module in (rl_zoo3.train, rl_zoo3.exp_manager):
     assert module.ALGOS is ALGOS, module
 assert rl_zoo3.exp_manager.HYPERPARAMS_SAMPLER is HYPERPARAMS_SAMPLER
-assert HYPERPARAMS_SAMPLER["trpo"].__module__ == HYPERPARAMS_CONVERTER["trpo"].__module__.replace("spaces", "rl_zoo")
+for name in OURS:
+    assert HYPERPARAMS_SAMPLER[name].__module__ == "sb3_trpo.zoo.rl_zoo"
+    assert HYPERPARAMS_CONVERTER[name].__module__ == "sb3_trpo.zoo.spaces"
 assert "rl_zoo3.cli" not in sys.modules and "rl_zoo3.plots" not in sys.modules
 """
 
 
+@needs_all
 def test_registering_twice_is_registering_once():
     finished = subprocess.run([sys.executable, "-c", REGISTER_TWICE], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
 
 
+@needs_all
 def test_rl_zoo_trains_with_our_hyperparameters(tmp_path):
     output = done(tmp_path, "--algo", "trpo", *CARTPOLE, "-n", 512, "--seed", 1, "--eval-freq", -1)
     assert f"Loading hyperparameters from: {OURS[1]}" in output
@@ -151,6 +159,16 @@ def test_rl_zoo_searches_our_space_trains_the_trial_and_plays(tmp_path):
     assert saved["n_steps"] * saved["n_envs"] == 2 ** trials[1].params["rollout_pow"]
 
     output = done(tmp_path, "enjoy", *CARTPOLE, "-f", "logs", "--no-render", "-n", 600)
+    assert "Mean reward" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", [if_there("trpo_lstm")])
+def test_rl_zoo_trains_and_plays_with_a_memory(tmp_path, algo):
+    no_velocity = ["--algo", algo, "--env", "CartPoleNoVel-v1"]
+    output = done(tmp_path, "train", *no_velocity, "-n", 512, "--seed", 1, "--eval-freq", 256, "--eval-episodes", 1)
+    assert str(hyperparams_file(algo)) in output
+    output = done(tmp_path, "enjoy", *no_velocity, "-f", "logs", "--no-render", "-n", 600)
     assert "Mean reward" in output
 
 

@@ -6,36 +6,41 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from sb3_trpo.zoo.algorithms import argument_names
+from sb3_trpo.zoo.algorithms import OURS, argument_names, default_policy
 from sb3_trpo.zoo.hyperparams import ENVIRONMENT_KEYS, hyperparams_file, read_entries
-from sb3_trpo.zoo.schema import ENVIRONMENT, hyperparams_schema, main, schema_text
+from sb3_trpo.zoo.schema import ENVIRONMENT, hyperparams_schema, main, schema_name, schema_text
+from tests.zoo.ours import EACH, needs_all
 
-FILE = Path(__file__).parent.parent.parent / "hyperparams" / "schema.json"
-VALIDATOR = jsonschema.Draft202012Validator(json.loads(FILE.read_text()))
-
-
-def test_the_shipped_schema_is_generated():
-    command = "python -m sb3_trpo.zoo.schema hyperparams/schema.json"
-    assert FILE.read_text(encoding="utf-8") == schema_text(), f"run {command}"
+FOLDER = Path(__file__).parent.parent.parent / "hyperparams"
+VALIDATOR = jsonschema.Draft202012Validator(json.loads((FOLDER / "trpo.schema.json").read_text()))
 
 
-def test_it_is_a_schema_that_knows_every_key_and_its_meaning():
-    jsonschema.Draft202012Validator.check_schema(hyperparams_schema())
-    properties = hyperparams_schema()["$defs"]["entry"]["properties"]
-    assert set(properties) == {*argument_names("trpo"), *ENVIRONMENT_KEYS}
+@pytest.mark.parametrize("algo", EACH)
+def test_the_shipped_schema_is_generated(algo):
+    shipped = (FOLDER / schema_name(algo)).read_text(encoding="utf-8")
+    assert shipped == schema_text(algo), "run `python -m sb3_trpo.zoo.schema hyperparams`"
+
+
+@pytest.mark.parametrize("algo", EACH)
+def test_it_is_a_schema_that_knows_every_key_and_its_meaning(algo):
+    jsonschema.Draft202012Validator.check_schema(hyperparams_schema(algo))
+    properties = hyperparams_schema(algo)["$defs"]["entry"]["properties"]
+    assert set(properties) == {*argument_names(algo), *ENVIRONMENT_KEYS}
     assert set(ENVIRONMENT) == set(ENVIRONMENT_KEYS)
     for name, schema in properties.items():
         assert len(schema["description"]) > 8, name
     assert properties["target_kl"]["default"] == 0.01
     assert properties["gamma"]["maximum"] == 1
     assert properties["n_steps"]["minimum"] == 1
+    assert default_policy(algo) in properties["policy"]["anyOf"][0]["enum"]
 
 
-def test_shipped_files_are_valid_and_name_it():
-    path = hyperparams_file("trpo")
-    assert path.read_text().splitlines()[0] == f"# yaml-language-server: $schema={FILE.name}"
-    assert (path.parent / FILE.name).is_file()
-    VALIDATOR.validate(read_entries(path))
+@pytest.mark.parametrize("algo", EACH)
+def test_shipped_files_are_valid_and_name_it(algo):
+    path = hyperparams_file(algo)
+    assert path.read_text().splitlines()[0] == f"# yaml-language-server: $schema={schema_name(algo)}"
+    schema = json.loads((path.parent / schema_name(algo)).read_text())
+    jsonschema.Draft202012Validator(schema).validate(read_entries(path))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,13 @@ def test_what_cannot_be_used_is_not(entry):
         VALIDATOR.validate({"default": entry})
 
 
-def test_the_command_writes_or_prints_it(tmp_path, capsys):
-    assert main([str(tmp_path / "schema.json")]) == 0
-    assert (tmp_path / "schema.json").read_text(encoding="utf-8") == schema_text()
+@needs_all
+def test_the_command_writes_them(tmp_path):
+    assert main([str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == set(map(schema_name, OURS))
+    assert (tmp_path / "trpo.schema.json").read_text(encoding="utf-8") == schema_text("trpo")
+
+
+def test_the_command_prints_that_of_trpo(capsys):
     assert main([]) == 0
     assert capsys.readouterr().out == schema_text()

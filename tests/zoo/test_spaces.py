@@ -19,15 +19,21 @@ from sb3_trpo.zoo.spaces import (
     ACTIVATIONS,
     BATCH_SIZES,
     CONVERTERS,
+    CRITIC_MEMORIES,
+    LSTM_SIZES,
     N_ENVS,
     NET_ARCHS,
     RANGES,
+    RECURRENT_NET_ARCHS,
     SAMPLERS,
+    STARTS,
     convert_trpo_params,
     sample_environment,
     sample_trpo_params,
     start_params,
+    start_recurrent_params,
 )
+from tests.zoo.ours import if_there
 
 NUMBERS = {
     name: st.integers(low, high) if isinstance(low, int) else st.floats(low, high)
@@ -41,19 +47,27 @@ CHOICES = {
     "net_arch": list(NET_ARCHS),
     "activation_fn": list(ACTIVATIONS),
 }
-POINTS = st.fixed_dictionaries({**NUMBERS, **{name: st.sampled_from(values) for name, values in CHOICES.items()}})
+MEMORY = {"net_arch": list(RECURRENT_NET_ARCHS), "lstm_hidden_size": LSTM_SIZES, "critic_memory": list(CRITIC_MEMORIES)}
 
 
-def entry_of(point, n_actions=6):
+def points(choices):
+    return st.fixed_dictionaries({**NUMBERS, **{name: st.sampled_from(values) for name, values in choices.items()}})
+
+
+POINTS, RECURRENT_POINTS = points(CHOICES), points({**CHOICES, **MEMORY})
+RECURRENT = ["trpo_lstm", "trpo_mask_lstm"]
+
+
+def entry_of(point, n_actions=6, algo="trpo"):
     trial = FixedTrial(point)
     environment = sample_environment(trial)
-    return {**environment, **sample_trpo_params(trial, n_actions, environment["n_envs"])}
+    return {**environment, **SAMPLERS[algo](trial, n_actions, environment["n_envs"])}
 
 
 def comparable(entry):
     """The schedule by its values."""
     arguments = model_arguments(entry)
-    rate = arguments["learning_rate"]
+    rate = arguments.get("learning_rate", 1e-3)
     return {**arguments, "learning_rate": (rate(1.0), rate(0.0)) if callable(rate) else rate}
 
 
@@ -185,7 +199,7 @@ def test_a_sampled_trial_is_what_its_parameters_say(n_actions):
 
 
 def test_signatures_are_rl_zoos():
-    assert set(SAMPLERS) == set(CONVERTERS) == set(OURS)
+    assert set(SAMPLERS) == set(CONVERTERS) == set(STARTS) == set(OURS)
     for algo in OURS:
         assert list(inspect.signature(SAMPLERS[algo]).parameters) == [
             "trial",
@@ -196,6 +210,88 @@ def test_signatures_are_rl_zoos():
         assert list(inspect.signature(CONVERTERS[algo]).parameters) == ["params"]
         trial = optuna.create_study().ask()
         assert SAMPLERS[algo](trial, 2, 4, {"using_her_replay_buffer": False, "her_kwargs": {}})["n_steps"] * 4 >= 512
+
+
+# ---- masks and memory ----
+
+
+@settings(deadline=None)
+@given(POINTS)
+def test_masks_do_not_change_the_space(point):
+    assert comparable(entry_of(point, 0, "trpo_mask")) == comparable(entry_of(point, 0))
+
+
+@pytest.mark.parametrize("algo", RECURRENT)
+@settings(deadline=None)
+@given(point=RECURRENT_POINTS)
+def test_every_point_with_a_memory_is_an_entry_and_the_entry_is_the_point(algo, point):
+    entry = entry_of(point, algo=algo)
+    check_arguments(model_arguments(entry))
+    for written in (entry, plain(entry)):
+        start = STARTS[algo](written, n_actions=6)
+        assert comparable(entry_of(start, algo=algo)) == comparable(entry)
+        assert start["critic_memory"] == point["critic_memory"]
+    converted = CONVERTERS[algo](point)
+    assert converted == plain(entry)
+    assert comparable(converted) == comparable(entry)
+
+
+@pytest.mark.parametrize("algo", [if_there(algo) for algo in RECURRENT])
+def test_every_point_with_a_memory_can_stand_in_a_file(algo):
+    check_hyperparams(algo, plain(entry_of(start_recurrent_params({}, n_actions=6), algo=algo)), "sampled")
+
+
+@settings(max_examples=8, deadline=None)
+@given(point=RECURRENT_POINTS)
+def test_every_memory_is_one_that_sb3_contrib_builds(point):
+    memory = entry_of(point, 0, "trpo_lstm")["policy_kwargs"]
+    model = make_model("ppo_lstm", "CartPole-v1", {"policy_kwargs": memory}, seed=0, device="cpu")
+    assert model.policy.lstm_actor.hidden_size == point["lstm_hidden_size"]
+    has_own = model.policy.lstm_critic not in (None, model.policy.lstm_actor)
+    assert has_own == (point["critic_memory"] == "own")
+    assert model.policy.shared_lstm == (point["critic_memory"] == "shared")
+    model.env.close()
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"), [if_there("trpo_lstm", "CartPole-v1"), if_there("trpo_lstm", "Pendulum-v1")]
+)
+@settings(max_examples=6, deadline=None)
+@given(point=RECURRENT_POINTS)
+def test_every_point_with_a_memory_builds_a_model(algo, env_id, point):
+    entry = entry_of(point, int(env_id == "Pendulum-v1"), algo)
+    model = make_model(algo, env_id, entry, seed=0, device="cpu")
+    assert model.n_steps * model.n_envs == 2 ** point["rollout_pow"]
+    model.env.close()
+
+
+def test_an_empty_entry_has_the_memory_of_the_policies():
+    start = start_recurrent_params({}, n_actions=1)
+    assert (start["lstm_hidden_size"], start["critic_memory"], start["net_arch"]) == (256, "own", "small")
+    shared = {"policy_kwargs": "dict(shared_lstm=True, enable_critic_lstm=False, lstm_hidden_size=90, net_arch=[64])"}
+    start = start_recurrent_params(shared)
+    assert (start["lstm_hidden_size"], start["critic_memory"], start["net_arch"]) == (64, "shared", "head")
+    assert start_recurrent_params({"policy_kwargs": {"enable_critic_lstm": False}})["critic_memory"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"),
+    [
+        if_there("trpo_lstm", "CartPoleNoVel-v1"),
+        if_there("trpo_lstm", "PendulumNoVel-v1"),
+        if_there("trpo_mask_lstm", "default"),
+    ],
+)
+def test_shipped_entries_with_a_memory_are_found_again(algo, env_id):
+    entry = load_hyperparams(algo, env_id)
+    again = entry_of(STARTS[algo](entry, n_actions=1), 1, algo)
+    for key, value in comparable(entry).items():
+        if key not in ("policy", "policy_kwargs"):
+            assert comparable(again)[key] == pytest.approx(value), key
+    asked = model_arguments(entry).get("policy_kwargs", {})
+    assert {key: again["policy_kwargs"].get(key) for key in asked if key != "ortho_init"} == {
+        key: value for key, value in asked.items() if key != "ortho_init"
+    }
 
 
 def test_the_example_of_the_documentation_trains():

@@ -23,6 +23,7 @@ from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search, moved
 from sb3_trpo.zoo.studies import FAILURE, FINISHED, WORKER, ask, count, return_trials_of
 from sb3_trpo.zoo.trials import SEARCH, baseline_trial, best_trial, curves, estimate, open_study, work
 from sb3_trpo.zoo.tuning import tune
+from tests.zoo.ours import if_there
 from tests.zoo.tuning_worker import NAME, ROOT, TINY, finish, memory_folder, start, tiny_search, wait_for
 
 TRIALS = "sb3_trpo.zoo.trials"
@@ -130,6 +131,26 @@ def test_what_the_space_does_not_hold_stays_as_in_the_entry():
     assert chosen["sub_sampling_factor"] == 2
     assert sample(Space(0, True), False)["normalize"] is False
     assert sample(Space(0, False), True)["normalize"] == base["normalize"]  # images: not searched
+
+
+def test_a_space_is_that_of_the_algorithm():
+    base = {"policy_kwargs": "dict(ortho_init=False, lstm_hidden_size=64, shared_lstm=True, enable_critic_lstm=False)"}
+    space = Space(0, True, "trpo_lstm")
+    params = space.start(base)
+    assert (params["lstm_hidden_size"], params["critic_memory"]) == (64, "shared")
+    chosen = space.sample(optuna.trial.FixedTrial(params | {"critic_memory": "own"}), base)["policy_kwargs"]
+    assert chosen["ortho_init"] is False
+    assert (chosen["shared_lstm"], chosen["enable_critic_lstm"], chosen["lstm_hidden_size"]) == (False, True, 64)
+    assert "lstm_hidden_size" not in Space(0, True, "trpo_mask").start({})
+
+
+@pytest.mark.parametrize("algo", [if_there("trpo_lstm")])
+def test_a_search_in_the_space_with_a_memory(algo, url, bandit):
+    search = make_search("Bandit-v0", algo, **TINY)
+    work(search, url, NAME, 2)
+    trials = open_study(search, url, NAME).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
+    assert all("critic_memory" in trial.params for trial in trials)
 
 
 @pytest.mark.filterwarnings("ignore:.*reward is a NaN", "ignore:update ")

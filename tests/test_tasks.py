@@ -1,6 +1,7 @@
 """The tasks on which masks and memory are measured: spaces, masks by brute force, optima, and bounds without memory."""
 
 import itertools
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,11 @@ from benchmarks.tasks.invalid_actions import (
     InvalidActionsMultiBinary,
     InvalidActionsMultiDiscrete,
 )
+from sb3_trpo.zoo.algorithms import ALGORITHMS
+from sb3_trpo.zoo.grid import read_grid
+from sb3_trpo.zoo.hyperparams import read_entries, read_yaml
+
+GRIDS = Path(__file__).parent.parent / "benchmarks" / "grids"
 INVALID_ACTIONS = ["InvalidActionsDiscrete-v0", "InvalidActionsMultiDiscrete-v0", "InvalidActionsMultiBinary-v0"]
 TASKS = [*INVALID_ACTIONS, "ConnectFour-v0", "CartPoleNoVel-v1", "PendulumNoVel-v1", "DelayedRecall-v0"]
 
@@ -322,3 +328,26 @@ def test_repeat_previous_has_the_optimum_and_the_bound_without_memory_that_are_s
             returns[name].append(total)
     assert np.allclose(returns["memory"], 1)
     assert np.mean(returns["next suit"]) == pytest.approx(2 * 13 / 51 - 1, abs=0.03)
+
+
+# Grids
+
+
+@pytest.mark.skipif("trpo_mask" not in ALGORITHMS, reason="needs the algorithms that the grids name")
+@pytest.mark.parametrize("name", ["masked", "memory"])
+def test_contestants_of_a_grid_collect_rollouts_of_the_same_size(name):
+    pytest.importorskip("pettingzoo")
+    pytest.importorskip("popgym")
+    grid = read_grid(GRIDS / f"{name}.yml")
+    for env in grid.environments:
+        entries = [run.hyperparams for run in grid.runs if run.env == env]
+        assert len({(entry["n_envs"], entry["n_steps"], entry["gamma"], entry["gae_lambda"]) for entry in entries}) == 1
+
+
+def test_only_the_contestants_with_masks_may_take_no_invalid_action():
+    for file in ("masked_ppo.yml", "masked_trpo.yml"):
+        assert all(entry["env_kwargs"] == {"strict": True} for entry in read_entries(GRIDS / file).values())
+    contestants = read_yaml(GRIDS / "masked.yml")["contestants"]
+    loose = [label for label, contestant in contestants.items() if "overrides" in contestant]
+    assert [contestants[label]["algo"] for label in loose] == ["trpo"]
+    assert contestants[loose[0]]["overrides"] == {"env_kwargs": {"strict": False}}

@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[examples,tune,databases,video,zoo]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[examples,tune,databases,video,zoo,bench]' --group dev
 	@touch $(STAMP)
 
 train: install  ## train TRPO: make train ENV=Hopper-v5 STEPS=2e5 SEED=1

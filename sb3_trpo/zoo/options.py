@@ -50,15 +50,15 @@ GymPackages = Annotated[
 
 
 def prepare(gym_packages: Sequence[str] | None = None, num_threads: int = 1) -> None:
-    """Register environments, and set threads before numpy is loaded."""
+    """Register environments, find modules in this folder, and set threads before numpy is loaded."""
     whole("--num-threads", num_threads, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
     from sb3_trpo.zoo.training import hush_mujoco, use_threads
 
     use_threads(num_threads)
     hush_mujoco()
-    if gym_packages:
-        sys.path.insert(0, "")  # modules in this folder, as with `python -m`
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as with `python -m`: environments ("module:id"), classes in files, --gym-packages
     try:
         for module in gym_packages or ():
             importlib.import_module(module)

@@ -195,3 +195,21 @@ def test_python_dash_m_is_the_same_command():
     output = subprocess.run([sys.executable, "-m", "sb3_trpo", "trian"], capture_output=True, text=True, check=False)
     assert output.returncode == 2
     assert output.stderr == "error: command 'trian' is unknown, did you mean 'train'?\n"
+
+
+def test_environments_of_a_module_in_this_folder_are_found_by_the_console_script(tmp_path):
+    """Which has its own folder on the path instead of the current one; by the processes of a benchmark, too."""
+    (tmp_path / "my_tasks.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=20)\n"
+    )
+    (tmp_path / "mine.yml").write_text("default: {n_steps: 64, n_timesteps: 128}")
+    (tmp_path / "grid.yml").write_text(
+        "environments: ['my_tasks:Mine-v0']\nseeds: 1\nn_eval_episodes: 1\n"
+        "contestants: {TRPO: {algo: trpo, hyperparams: mine.yml}}"
+    )
+    script = "import sys; sys.path.remove(''); from sb3_trpo.zoo.cli import main; exit(main())"
+    command = [sys.executable, "-c", script, "benchmark", "grid.yml", "--jobs", "1", "-o", "out"]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert made.returncode == 0, made.stderr
+    assert "my_tasks:Mine-v0" in (tmp_path / "out" / "scores.csv").read_text()

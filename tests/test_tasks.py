@@ -6,26 +6,23 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
 import benchmarks.tasks  # noqa: F401
 from benchmarks.tasks.delayed_recall import DelayedRecall
-from benchmarks.tasks.hidden_velocities import CartPoleNoVel, PendulumNoVel
 from benchmarks.tasks.invalid_actions import (
     InvalidAction,
     InvalidActionsDiscrete,
     InvalidActionsMultiBinary,
     InvalidActionsMultiDiscrete,
 )
-from sb3_trpo.zoo.algorithms import ALGORITHMS
 from sb3_trpo.zoo.grid import read_grid
 from sb3_trpo.zoo.hyperparams import read_entries, read_yaml
 
 GRIDS = Path(__file__).parent.parent / "benchmarks" / "grids"
 INVALID_ACTIONS = ["InvalidActionsDiscrete-v0", "InvalidActionsMultiDiscrete-v0", "InvalidActionsMultiBinary-v0"]
-TASKS = [*INVALID_ACTIONS, "ConnectFour-v0", "CartPoleNoVel-v1", "PendulumNoVel-v1", "DelayedRecall-v0"]
+TASKS = [*INVALID_ACTIONS, "ConnectFour-v0", "DelayedRecall-v0"]
 
 
 def make(task, **kwargs):
@@ -59,7 +56,6 @@ def play(env, seed, steps=60):
     return [np.asarray(item) for item in seen]
 
 
-@pytest.mark.filterwarnings("ignore:.*symmetric and normalized:UserWarning")  # PendulumNoVel has Pendulum's actions
 @pytest.mark.parametrize("task", TASKS)
 def test_gymnasium_and_sb3_accept_the_task(task):
     check_env(make(task).unwrapped, skip_render_check=True)
@@ -247,29 +243,6 @@ def test_both_begin_half_of_the_games_and_the_tactical_opponent_is_the_stronger(
 # Memory
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "kept"), [(CartPoleNoVel, CartPoleEnv, [0, 2]), (PendulumNoVel, PendulumEnv, [0, 1])]
-)
-def test_positions_are_what_is_left_and_nothing_else_is_changed(ours, theirs, kept):
-    hidden, full = ours(), theirs()
-    assert np.array_equal(hidden.reset(seed=0)[0], full.reset(seed=0)[0][kept])
-    assert hidden.observation_space.contains(hidden.reset(seed=1)[0])
-    hidden.reset(seed=0)
-    full.reset(seed=0)
-    full.action_space.seed(0)
-    for _ in range(8):
-        action = full.action_space.sample()
-        observation, *rest = hidden.step(action)
-        whole, *same = full.step(action)
-        assert np.array_equal(observation, whole[kept])
-        assert rest == same
-
-
-def test_time_limits_are_those_of_gymnasium():
-    for ours, theirs in (("CartPoleNoVel-v1", "CartPole-v1"), ("PendulumNoVel-v1", "Pendulum-v1")):
-        assert gym.spec(ours).max_episode_steps == gym.spec(theirs).max_episode_steps
-
-
 def recall(env, n_episodes, policy):
     """Mean return of a policy that maps the observations of an episode so far to an action."""
     total = 0.0
@@ -333,7 +306,6 @@ def test_repeat_previous_has_the_optimum_and_the_bound_without_memory_that_are_s
 # Grids
 
 
-@pytest.mark.skipif("trpo_mask" not in ALGORITHMS, reason="needs the algorithms that the grids name")
 @pytest.mark.parametrize("name", ["masked", "memory"])
 def test_contestants_of_a_grid_collect_rollouts_of_the_same_size(name):
     pytest.importorskip("pettingzoo")

@@ -2,10 +2,10 @@
 
     InvalidActionsDiscrete-v0, InvalidActionsMultiDiscrete-v0, InvalidActionsMultiBinary-v0     invalid_actions.py
     ConnectFour-v0              against a tactical opponent; needs PettingZoo                   connect_four.py
-    CartPoleNoVel-v1, PendulumNoVel-v1      RL Zoo's names of the tasks without velocities      hidden_velocities.py
     DelayedRecall-v0            a cue, a delay, the cue wanted: optimum 1, without memory 1/4   delayed_recall.py
 
-In a grid they are ``benchmarks.tasks:ConnectFour-v0`` and so on. One task of others stands beside them there:
+In a grid they are ``benchmarks.tasks:ConnectFour-v0`` and so on. Beside them stand CartPole and Pendulum without
+velocities, which the package itself knows, and one task of others:
 
 ``popgym:popgym-RepeatPreviousEasy-v0`` (Morad et al., POPGym, ICLR 2023; MIT licence). Observation and action are one
 of four suits; the action must name that of the card dealt three steps before the one in sight. One deck, 51 steps; the
@@ -34,6 +34,4 @@ gym.register(
     kwargs={"dims": 10, "n_invalid_actions": 5},
 )
 gym.register("ConnectFour-v0", f"{__name__}.connect_four:ConnectFour")
-gym.register("CartPoleNoVel-v1", f"{__name__}.hidden_velocities:CartPoleNoVel", max_episode_steps=500)
-gym.register("PendulumNoVel-v1", f"{__name__}.hidden_velocities:PendulumNoVel", max_episode_steps=200)
 gym.register("DelayedRecall-v0", f"{__name__}.delayed_recall:DelayedRecall")

@@ -96,10 +96,11 @@ def sequential_experience(buffer: Any, device: th.device) -> Experience:
 def _grid(buffer: Any, array: Array) -> Array:
     """(T, E, ...), also when the buffer has flattened its arrays for samples, which are (E * T, ...) then."""
     n_steps, n_envs = buffer.buffer_size, buffer.n_envs
-    is_flat = array.shape[:2] != (n_steps, n_envs)
-    return array.reshape(n_envs, n_steps, *array.shape[1:]).swapaxes(0, 1) if is_flat else array
+    if array.shape[:2] == (n_steps, n_envs):
+        return array
+    return np.swapaxes(array.reshape(n_envs, n_steps, *array.shape[1:]), 0, 1)
 
 
 def _first_memory(buffer: Any, states: Array) -> Array:
     """Hidden or cell states (L, E, H) at the first step."""
-    return states[0] if not buffer.generator_ready else _grid(buffer, states)[0].swapaxes(0, 1)
+    return np.asarray(states[0] if not buffer.generator_ready else np.swapaxes(_grid(buffer, states)[0], 0, 1))

@@ -48,7 +48,7 @@ class MaskableAlgorithm(TrustRegionAlgorithm):
         finally:
             self._use_masking = True
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
         state: tuple[np.ndarray, ...] | None = None,

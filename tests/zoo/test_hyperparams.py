@@ -33,7 +33,6 @@ from sb3_trpo.zoo.hyperparams import (
 )
 from sb3_trpo.zoo.models import make_model
 from tests.zoo import toys
-from tests.zoo.ours import EACH, if_there
 
 ROOT = Path(__file__).parent.parent.parent
 GRIDS = {"sb3_contrib:TRPO": ROOT / "benchmarks/grids/sb3_contrib_trpo.yml", "ppo": ROOT / "benchmarks/grids/ppo.yml"}
@@ -271,10 +270,10 @@ def test_hyperparameters_of_other_algorithms_are_their_own():
         ("trpo", "MlpPolic", "MlpPolicy"),
         ("ppo_lstm", "MlpPolicy", "MlpLstmPolicy"),
         ("ppo_mask", "MlpLstmPolicy", "MlpPolicy"),
-        if_there("trpo_lstm", "MlpPolicy", "MlpLstmPolicy"),
-        if_there("trpo_lstm", "CnnPolicy", "CnnLstmPolicy"),
-        if_there("trpo_mask_lstm", "MultiInputPolicy", "MultiInputLstmPolicy"),
-        if_there("trpo_mask", "MlpLstmPolicy", "MlpPolicy"),
+        ("trpo_lstm", "MlpPolicy", "MlpLstmPolicy"),
+        ("trpo_lstm", "CnnPolicy", "CnnLstmPolicy"),
+        ("trpo_mask_lstm", "MultiInputPolicy", "MultiInputLstmPolicy"),
+        ("trpo_mask", "MlpLstmPolicy", "MlpPolicy"),
     ],
 )
 def test_a_policy_that_the_algorithm_does_not_know_is_refused_with_one_that_it_knows(algo, policy, near):
@@ -290,10 +289,10 @@ def test_a_policy_that_the_algorithm_does_not_know_is_refused_with_one_that_it_k
         ("ppo", "MlpPolicy"),
         ("ppo_mask", "MlpPolicy"),
         ("ppo_lstm", "MlpLstmPolicy"),
-        if_there("trpo", "MlpPolicy"),
-        if_there("trpo_mask", "MlpPolicy"),
-        if_there("trpo_lstm", "MlpLstmPolicy"),
-        if_there("trpo_mask_lstm", "MlpLstmPolicy"),
+        ("trpo", "MlpPolicy"),
+        ("trpo_mask", "MlpPolicy"),
+        ("trpo_lstm", "MlpLstmPolicy"),
+        ("trpo_mask_lstm", "MlpLstmPolicy"),
     ],
 )
 def test_the_policy_where_none_is_named_is_one_for_vectors(algo, policy):
@@ -301,7 +300,7 @@ def test_the_policy_where_none_is_named_is_one_for_vectors(algo, policy):
 
 
 @pytest.mark.parametrize("entry", [{"target_kl": -1}, {"radius": "adaptative"}, {"n_steps": 0}, {"target_k": 1}])
-@pytest.mark.parametrize("algo", EACH)
+@pytest.mark.parametrize("algo", OURS)
 def test_all_of_ours_are_checked_before_anything_is_built(algo, entry):
     assert "own: " in refusal(check_hyperparams, algo, entry, "own")
 
@@ -399,7 +398,7 @@ SHIPPED = {
 }
 
 
-@pytest.mark.parametrize(("algo", "names"), [if_there(algo, names) for algo, names in SHIPPED.items()])
+@pytest.mark.parametrize(("algo", "names"), list(SHIPPED.items()))
 def test_every_shipped_entry_can_be_used(algo, names):
     entries = read_entries(hyperparams_file(algo))
     assert names <= set(entries)
@@ -410,9 +409,9 @@ def test_every_shipped_entry_can_be_used(algo, names):
 @pytest.mark.parametrize(
     ("algo", "env_id"),
     [
-        if_there("trpo_mask", toys.TAXI),
-        if_there("trpo_mask_lstm", toys.TAXI),
-        *(if_there("trpo_lstm", env_id) for env_id in ("CartPoleNoVel-v1", "PendulumNoVel-v1", "Pendulum-v1")),
+        ("trpo_mask", toys.TAXI),
+        ("trpo_mask_lstm", toys.TAXI),
+        *(("trpo_lstm", env_id) for env_id in ("CartPoleNoVel-v1", "PendulumNoVel-v1", "Pendulum-v1")),
     ],
 )
 def test_shipped_entries_of_the_variants_build_models(algo, env_id):

@@ -17,13 +17,12 @@ from sb3_trpo.zoo.models import make_env, make_model
 from sb3_trpo.zoo.playing import enjoy, evaluate_run
 from sb3_trpo.zoo.train_run import resume, train
 from tests.zoo import toys
-from tests.zoo.ours import if_there
 
 toys.register()
 SMALL = {"n_envs": 2, "n_steps": 32, "batch_size": 32}
 MEMORY = {**SMALL, "policy_kwargs": {"lstm_hidden_size": 8, "net_arch": [8]}}
-MASKED = [("ppo_mask", {**SMALL, "n_epochs": 1}), if_there("trpo_mask", SMALL), if_there("trpo_mask_lstm", MEMORY)]
-REMEMBERING = [("ppo_lstm", {**MEMORY, "n_epochs": 1}), if_there("trpo_lstm", MEMORY)]
+MASKED = [("ppo_mask", {**SMALL, "n_epochs": 1}), ("trpo_mask", SMALL), ("trpo_mask_lstm", MEMORY)]
+REMEMBERING = [("ppo_lstm", {**MEMORY, "n_epochs": 1}), ("trpo_lstm", MEMORY)]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import yaml
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.hyperparams import hyperparams_file
 from sb3_trpo.zoo.rl_zoo import _with_our_defaults, main, register
-from tests.zoo.ours import if_there, needs_all
 
 OURS = ["-conf", str(hyperparams_file("trpo"))]
 CARTPOLE = ["--env", "CartPole-v1"]
@@ -122,13 +121,11 @@ assert "rl_zoo3.cli" not in sys.modules and "rl_zoo3.plots" not in sys.modules
 """
 
 
-@needs_all
 def test_registering_twice_is_registering_once():
     finished = subprocess.run([sys.executable, "-c", REGISTER_TWICE], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
 
 
-@needs_all
 def test_rl_zoo_trains_with_our_hyperparameters(tmp_path):
     output = done(tmp_path, "--algo", "trpo", *CARTPOLE, "-n", 512, "--seed", 1, "--eval-freq", -1)
     assert f"Loading hyperparameters from: {OURS[1]}" in output
@@ -163,7 +160,7 @@ def test_rl_zoo_searches_our_space_trains_the_trial_and_plays(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", [if_there("trpo_lstm")])
+@pytest.mark.parametrize("algo", ["trpo_lstm"])
 def test_rl_zoo_trains_and_plays_with_a_memory(tmp_path, algo):
     no_velocity = ["--algo", algo, "--env", "CartPoleNoVel-v1"]
     output = done(tmp_path, "train", *no_velocity, "-n", 512, "--seed", 1, "--eval-freq", 256, "--eval-episodes", 1)

@@ -33,7 +33,6 @@ from sb3_trpo.zoo.spaces import (
     start_params,
     start_recurrent_params,
 )
-from tests.zoo.ours import if_there
 
 NUMBERS = {
     name: st.integers(low, high) if isinstance(low, int) else st.floats(low, high)
@@ -236,7 +235,7 @@ def test_every_point_with_a_memory_is_an_entry_and_the_entry_is_the_point(algo, 
     assert comparable(converted) == comparable(entry)
 
 
-@pytest.mark.parametrize("algo", [if_there(algo) for algo in RECURRENT])
+@pytest.mark.parametrize("algo", list(RECURRENT))
 def test_every_point_with_a_memory_can_stand_in_a_file(algo):
     check_hyperparams(algo, plain(entry_of(start_recurrent_params({}, n_actions=6), algo=algo)), "sampled")
 
@@ -253,9 +252,7 @@ def test_every_memory_is_one_that_sb3_contrib_builds(point):
     model.env.close()
 
 
-@pytest.mark.parametrize(
-    ("algo", "env_id"), [if_there("trpo_lstm", "CartPole-v1"), if_there("trpo_lstm", "Pendulum-v1")]
-)
+@pytest.mark.parametrize(("algo", "env_id"), [("trpo_lstm", "CartPole-v1"), ("trpo_lstm", "Pendulum-v1")])
 @settings(max_examples=6, deadline=None)
 @given(point=RECURRENT_POINTS)
 def test_every_point_with_a_memory_builds_a_model(algo, env_id, point):
@@ -277,9 +274,9 @@ def test_an_empty_entry_has_the_memory_of_the_policies():
 @pytest.mark.parametrize(
     ("algo", "env_id"),
     [
-        if_there("trpo_lstm", "CartPoleNoVel-v1"),
-        if_there("trpo_lstm", "PendulumNoVel-v1"),
-        if_there("trpo_mask_lstm", "default"),
+        ("trpo_lstm", "CartPoleNoVel-v1"),
+        ("trpo_lstm", "PendulumNoVel-v1"),
+        ("trpo_mask_lstm", "default"),
     ],
 )
 def test_shipped_entries_with_a_memory_are_found_again(algo, env_id):

@@ -23,7 +23,6 @@ from sb3_trpo.zoo.searches import SCORES, Search, Space, make_search, moved
 from sb3_trpo.zoo.studies import FAILURE, FINISHED, WORKER, ask, count, return_trials_of
 from sb3_trpo.zoo.trials import SEARCH, baseline_trial, best_trial, curves, estimate, open_study, work
 from sb3_trpo.zoo.tuning import tune
-from tests.zoo.ours import if_there
 from tests.zoo.tuning_worker import NAME, ROOT, TINY, finish, memory_folder, start, tiny_search, wait_for
 
 TRIALS = "sb3_trpo.zoo.trials"
@@ -144,7 +143,7 @@ def test_a_space_is_that_of_the_algorithm():
     assert "lstm_hidden_size" not in Space(0, True, "trpo_mask").start({})
 
 
-@pytest.mark.parametrize("algo", [if_there("trpo_lstm")])
+@pytest.mark.parametrize("algo", ["trpo_lstm"])
 def test_a_search_in_the_space_with_a_memory(algo, url, bandit):
     search = make_search("Bandit-v0", algo, **TINY)
     work(search, url, NAME, 2)

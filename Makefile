@@ -48,6 +48,7 @@ format: install  ## format the code and mend what the linter can
 readme: install  ## write what is generated: tables in README.md, the schemas of hyperparameter files
 	$(BIN)/python -m sb3_trpo.zoo.schema hyperparams
 	$(BIN)/python -c 'from pathlib import Path; from sb3_trpo.algorithms.metrics import write_table; write_table(Path("README.md"))'
+	$(BIN)/python -m benchmarks.readme
 
 clean:  ## remove the environment and what the tests left
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

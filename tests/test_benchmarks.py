@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import PLACE, with_scores
 from benchmarks.speed_plot import Measurement, Table, learn_table, main_table, read, read_conditions, replace_row
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_scores_in_the_readme_are_those_of_the_committed_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert PLACE.search(readme)
+    assert with_scores(readme) == readme, "make readme"
+    assert with_scores(readme.replace("| 500 ± 0.00 |", "| 501 ± 0.00 |")) == readme
 
 
 def seconds(row, contestant, values, metric="update_s", size=0):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch as th
-from sb3_trpo.algorithms.batches import first_rows, whole_rollout
 from stable_baselines3.common.logger import configure
 
 from sb3_trpo import TRPO
@@ -37,8 +36,8 @@ def problem_of(model: TRPO) -> TrustRegionProblem:
     """That of a new rollout."""
     _, callback = model._setup_learn(0, reset_num_timesteps=False)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
-    rollout = whole_rollout(model.rollout_buffer)
-    return model._pose_problem(Actor(model.policy, first_rows(rollout.observations)), rollout)
+    experience = model._experience()
+    return model._pose_problem(Actor(model.policy, experience.steps), experience)
 
 
 def milliseconds(function: Callable[[], object]) -> float:

@@ -56,7 +56,7 @@ def sequential_steps(buffer: Any, device: th.device, n_steps: int | None = None)
 
     Of the memories in the buffer only those of the first step are looked at: all sequences begin there or with none.
     """
-    starts = _grid(buffer, buffer.episode_starts)[:n_steps]
+    starts = _grid(buffer, buffer.episode_starts).reshape(buffer.buffer_size, buffer.n_envs)[:n_steps]
     cut = layout(starts)
     goes_on = th.as_tensor((cut.starts == 0) & (starts[0, cut.envs] == 0), device=device)
 

@@ -1,6 +1,7 @@
 """How actions come about during one rollout of a policy without memory: a perceptron in numpy, or its distribution."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from sb3_trpo.algorithms.steps import Steps, even_slices, select
 from sb3_trpo.core.activations import Array
 from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.mlp import Mlp
-from sb3_trpo.core.sampling import sampler
+from sb3_trpo.core.sampling import Head, sampler
 
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
@@ -49,6 +50,9 @@ class End(NamedTuple):
 
 class Acting(Protocol):
     """How actions come about during one rollout."""
+
+    is_in_numpy: bool
+    """Whether that is done by small matrices in numpy."""
 
     def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
         """Actions (E, ...) for the observations of E environments; a new array on every call."""
@@ -117,29 +121,24 @@ class WithoutMemory:
         """Nothing is remembered."""
 
 
-class PerceptronActing(WithoutMemory):
-    """Act from a copy of a perceptron's weights and from noise drawn beforehand."""
+class Chooser:
+    """Chooses actions by what a perceptron says, with noise drawn beforehand for a whole rollout.
 
-    def __init__(self, algorithm: "TrustRegionAlgorithm", mlp: Mlp, n_steps: int):
-        super().__init__(algorithm)
-        n_envs = algorithm.n_envs
-        self._mlp = mlp.detach()
-        self._head = action_head(algorithm.policy)
-        self._shape = (n_envs, *algorithm.action_space.shape)  # type: ignore[misc]
-        self._folded = FoldedMlp(mlp, n_envs)
-        self._columns = self._folded.as_columns(np.zeros((n_envs, mlp.layers[0].weight.shape[1])))
-        self._rows = self._columns[:-1].T
-        self._output = self._folded.output
-        self._numbers = self._output.reshape(-1)
-        self._sampler = sampler(self._head(th.empty(0, mlp.n_outputs)), n_steps, n_envs)
+    :param head: what turns the perceptron's output into action distributions
+    :param output: where the perceptron writes its output (K, E)
+    """
 
-    def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
-        """One forward pass in numpy and one addition.
+    def __init__(self, algorithm: "TrustRegionAlgorithm", head: Callable[[Tensor], Head], output: Array, n_steps: int):
+        self._shape = (algorithm.n_envs, *algorithm.action_space.shape)  # type: ignore[misc]
+        self._output = output
+        self._numbers = output.reshape(-1)
+        self._sampler = sampler(head(th.empty(0, len(output))), n_steps, algorithm.n_envs)
+
+    def choose(self, masks: Array | None, step: int) -> Array:
+        """The actions (E, ...) of a step; the output is overwritten where it is masked.
 
         :raises ValueError: when the output is NaN or infinite; -inf is a mask where it is a logit
         """
-        self._rows[:] = observations.reshape(self._rows.shape)
-        self._folded.forward(self._columns)
         numbers = self._numbers
         is_finite = math.isfinite(sum(numbers.tolist())) if numbers.size <= FEW else np.isfinite(numbers).all()
         if not is_finite:
@@ -147,6 +146,27 @@ class PerceptronActing(WithoutMemory):
         if masks is not None:
             np.copyto(self._output, -np.inf, where=~masks.T)
         return self._sampler.sample(self._output, step).reshape(self._shape)
+
+
+class PerceptronActing(WithoutMemory):
+    """Act from a copy of a perceptron's weights and from noise drawn beforehand."""
+
+    is_in_numpy = True
+
+    def __init__(self, algorithm: "TrustRegionAlgorithm", mlp: Mlp, n_steps: int):
+        super().__init__(algorithm)
+        self._mlp = mlp.detach()
+        self._head = action_head(algorithm.policy)
+        self._folded = FoldedMlp(mlp, algorithm.n_envs)
+        self._columns = self._folded.as_columns(np.zeros((algorithm.n_envs, mlp.layers[0].weight.shape[1])))
+        self._rows = self._columns[:-1].T
+        self._chooser = Chooser(algorithm, self._head, self._folded.output, n_steps)
+
+    def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
+        """One forward pass in numpy and one addition."""
+        self._rows[:] = observations.reshape(self._rows.shape)
+        self._folded.forward(self._columns)
+        return self._chooser.choose(masks, step)
 
     def log_prob(self, steps: Steps, actions: Tensor) -> Tensor:
         """In closed form."""
@@ -156,6 +176,8 @@ class PerceptronActing(WithoutMemory):
 
 class PolicyActing(WithoutMemory):
     """Act by the policy's own distribution."""
+
+    is_in_numpy = False
 
     def __init__(self, algorithm: "TrustRegionAlgorithm"):
         super().__init__(algorithm)

@@ -13,7 +13,7 @@ from sb3_trpo.algorithms.action_distribution import (
     snapshot,
     unvalidated_distributions,
 )
-from sb3_trpo.algorithms.perceptrons import actor_mlp
+from sb3_trpo.algorithms.closed_form import actor_form
 from sb3_trpo.algorithms.steps import Steps, graph_bytes_per_row
 from sb3_trpo.core.distributions import Distribution, MetricDistribution, Tangents
 from sb3_trpo.core.fisher import (
@@ -24,7 +24,6 @@ from sb3_trpo.core.fisher import (
     Jacobian,
     Linearization,
 )
-from sb3_trpo.core.mlp import MlpJacobian, activation_bytes
 
 GRAPHS = 3
 """What a product through autograd holds, in forward graphs: itself, its reverse pass, and the reverse of that."""
@@ -44,11 +43,10 @@ class Actor:
 
     def __init__(self, policy: Any, steps: Steps):
         self.policy = policy
-        self._mlp = actor_mlp(policy)
-        if self._mlp is not None:
-            self.parameters: list[Tensor] = self._mlp.parameters
-            self._mlp = self._mlp.detach()
-            self.bytes_per_row = activation_bytes(self._mlp)
+        self._form = actor_form(policy)
+        if self._form is not None:
+            self.parameters: list[Tensor] = self._form.parameters
+            self.bytes_per_row = self._form.bytes_per_row
         else:
             self.parameters = influencing(self._kl_with_itself(steps), list(policy.parameters()))
             self.bytes_per_row = graph_bytes_per_row(policy, lambda few: few.action_distribution(policy), steps)
@@ -61,18 +59,17 @@ class Actor:
 
         Torch's own checks are off, so that a candidate of the line search that is not finite is refused by its KL.
         """
-        if self._mlp is not None:
-            head = action_head(self.policy)(self._mlp(steps.actor_features(self.policy)))
-            return masked(snapshot(head), steps.action_masks)
+        if self._form is not None:
+            distribution: Distribution = self._head(self._form.value(steps), steps)
+            return distribution
         return self._ask(steps)
 
     def linearize(self, steps: Steps) -> Linearization:
         """The policy near its current parameters, in the cheapest form that applies."""
-        if self._mlp is not None:
+        if self._form is not None:
             with th.no_grad():
-                in_closed_form = MlpJacobian(self._mlp, steps.actor_features(self.policy))
-            head = snapshot(action_head(self.policy)(in_closed_form.output))
-            return GaussNewton(in_closed_form, masked(head, steps.action_masks))
+                in_closed_form = self._form.jacobian(steps)
+            return GaussNewton(in_closed_form, self._head(in_closed_form.output, steps))
         with th.enable_grad():
             attached = self._ask(steps)
         nbytes = GRAPHS * self.bytes_per_row * len(steps)
@@ -86,6 +83,10 @@ class Actor:
         else:
             jacobian = AutogradJacobian(attached.parameters, self.parameters, nbytes)
         return GaussNewton(jacobian, constant)
+
+    def _head(self, output: Tensor, steps: Steps) -> Any:
+        """The distributions that a network's output stands for, as they are now."""
+        return masked(snapshot(action_head(self.policy)(output)), steps.action_masks)
 
     def _ask(self, steps: Steps) -> Distribution:
         with unvalidated_distributions():

@@ -11,11 +11,11 @@ import torch as th
 from torch import Tensor
 
 from sb3_trpo.algorithms.actor import GRAPHS, influencing, is_differentiable_twice
+from sb3_trpo.algorithms.closed_form import critic_form
 from sb3_trpo.algorithms.perceptrons import critic_mlp
 from sb3_trpo.algorithms.steps import Steps, graph_bytes_per_row
 from sb3_trpo.core.distributions import FixedGaussian
 from sb3_trpo.core.fisher import AutogradJacobian, FiniteDifferenceJacobian, GaussNewton, Jacobian, Linearization
-from sb3_trpo.core.mlp import MlpJacobian, activation_bytes
 
 
 class Critic:
@@ -29,18 +29,18 @@ class Critic:
 
     def __init__(self, policy: Any, actor: Sequence[Tensor], steps: Steps):
         self.policy = policy
-        mlp = critic_mlp(policy)
-        belongs_to_actor = {id(parameter) for parameter in actor}
-        if mlp is not None:
-            candidates = [parameter for parameter in mlp.parameters if parameter.requires_grad]
+        form, belongs_to_actor = critic_form(policy), {id(parameter) for parameter in actor}
+        if form is not None:
+            candidates = [parameter for parameter in form.parameters if parameter.requires_grad]
+            self.bytes_per_row = form.bytes_per_row
         else:
             candidates = influencing(steps.values(policy).sum(), list(policy.parameters()))
+            self.bytes_per_row = graph_bytes_per_row(policy, lambda few: few.values(policy), steps)
         self.parameters = [parameter for parameter in candidates if id(parameter) not in belongs_to_actor]
-        self.mlp = mlp if mlp is not None and len(self.parameters) == len(mlp.parameters) else None
+        trains_whole = form is not None and len(self.parameters) == len(form.parameters)
+        self._form = form if trains_whole else None
+        self.mlp = critic_mlp(policy) if trains_whole else None
         """As a perceptron all of which trains, or None."""
-        self.bytes_per_row = (
-            graph_bytes_per_row(policy, lambda few: few.values(policy), steps) if mlp is None else activation_bytes(mlp)
-        )
         self.std = 1.0
         """Standard deviation of the residuals, the unit in which a trust region measures values."""
 
@@ -56,18 +56,22 @@ class Critic:
 
     def linearize(self, steps: Steps) -> Linearization:
         """The value function near its current parameters."""
-        if self.mlp is not None:
-            in_closed_form = MlpJacobian(self.mlp.detach(), self.features(steps))
-            return GaussNewton(in_closed_form, FixedGaussian(in_closed_form.output, self.std))
+        jacobian, values = self.jacobian(steps)
+        return GaussNewton(jacobian, FixedGaussian(values, self.std))
+
+    def jacobian(self, steps: Steps) -> tuple[Jacobian, Tensor]:
+        """That of the values in ``parameters``, in the cheapest form that applies, and the values (N, 1)."""
+        if self._form is not None:
+            with th.no_grad():
+                in_closed_form = self._form.jacobian(steps)
+            return in_closed_form, in_closed_form.output
         with th.enable_grad():
             values = steps.values(self.policy)
         nbytes = GRAPHS * self.bytes_per_row * len(steps)
         if is_differentiable_twice(self.policy):
-            jacobian: Jacobian = AutogradJacobian((values,), self.parameters, nbytes)
-        else:
-            evaluate = th.no_grad()(lambda: (steps.values(self.policy),))
-            jacobian = FiniteDifferenceJacobian((values,), self.parameters, evaluate, nbytes)
-        return GaussNewton(jacobian, FixedGaussian(values.detach(), self.std))
+            return AutogradJacobian((values,), self.parameters, nbytes), values.detach()
+        evaluate = th.no_grad()(lambda: (steps.values(self.policy),))
+        return FiniteDifferenceJacobian((values,), self.parameters, evaluate, nbytes), values.detach()
 
 
 def keep_critic_only(optimizer: th.optim.Optimizer, actor: Sequence[Tensor]) -> list[list[int]]:
@@ -107,9 +111,6 @@ def narrowed_state(state: dict[str, Any], kept: list[list[int]]) -> dict[str, An
 
 
 def value_function(policy: Any) -> Callable[[Steps], Tensor]:
-    """Steps -> values (N, 1), in the cheapest way that applies; without a graph where that is a perceptron."""
-    mlp = critic_mlp(policy)
-    if mlp is None:
-        return lambda steps: steps.values(policy)
-    perceptron = mlp.detach()
-    return lambda steps: perceptron(steps.critic_features(policy).detach())
+    """Steps -> values (N, 1), in the cheapest way that applies; without a graph where that is the closed form."""
+    form = critic_form(policy)
+    return form.value if form is not None else lambda steps: steps.values(policy)

@@ -1,4 +1,4 @@
-"""Actors and critics of Stable-Baselines3 that are plain perceptrons, seen as such.
+"""Actors and critics that are plain perceptrons, or perceptrons on top of an LSTM, seen as such.
 
 What is found here is computed in closed form elsewhere; anything out of the ordinary is left to the policy's own code.
 """
@@ -13,8 +13,9 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common import distributions as sb3
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
-from torch import nn
+from torch import Tensor, nn
 
+from sb3_trpo.core.lstm import Lstm, MemoryNetwork
 from sb3_trpo.core.mlp import Layer, Mlp
 
 ELEMENTWISE_ACTIVATIONS = (
@@ -83,6 +84,40 @@ def _critic_mlp_beside_memory(policy: RecurrentActorCriticPolicy) -> Mlp | None:
         return None
     layers = _layers([*([] if policy.critic is None else [policy.critic]), *hidden], policy.value_net)
     return None if layers is None else Mlp(layers)
+
+
+def actor_network(policy: Any) -> MemoryNetwork | None:
+    """The actor of a policy with memory, on a CPU; None unless all of it trains."""
+    if (
+        type(policy.action_dist) not in KNOWN_DISTRIBUTIONS
+        or type(policy.pi_features_extractor) is not FlattenExtractor
+    ):
+        return None
+    free = (policy.log_std,) if type(policy.action_dist) is sb3.DiagGaussianDistribution else ()
+    return _memory_network(policy, policy.lstm_actor, "policy_net", policy.action_net, free)
+
+
+def critic_network(policy: Any) -> MemoryNetwork | None:
+    """A critic with an LSTM of its own, on a CPU; None unless all of it trains."""
+    if policy.lstm_critic is None or type(policy.vf_features_extractor) is not FlattenExtractor:
+        return None
+    return _memory_network(policy, policy.lstm_critic, "value_net", policy.value_net, ())
+
+
+def _memory_network(
+    policy: Any, lstm: Any, hidden: str, head: nn.Module, free: tuple[Tensor, ...]
+) -> MemoryNetwork | None:
+    if type(policy.mlp_extractor) is not MlpExtractor or type(lstm) is not nn.LSTM or has_hooks(lstm):
+        return None
+    if not lstm.weight_ih_l0.is_cpu or not lstm.bias or lstm.num_layers > 1 or lstm.bidirectional or lstm.proj_size:
+        return None
+    layers = _layers(getattr(policy.mlp_extractor, hidden), head)
+    if layers is None:
+        return None
+    weights: Any = lstm  # its parameters are set by name
+    own = Lstm(weights.weight_ih_l0, weights.weight_hh_l0, weights.bias_ih_l0, weights.bias_hh_l0)
+    network = MemoryNetwork(own, Mlp(layers, free))
+    return network if all(parameter.requires_grad for parameter in network.parameters) else None
 
 
 def is_own(policy: Any, name: str) -> bool:

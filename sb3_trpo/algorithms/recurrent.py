@@ -70,7 +70,7 @@ class RecurrentAlgorithm(TrustRegionAlgorithm):
         return True  # any other policy was refused
 
     def _acting(self, n_steps: int) -> Acting:
-        return RememberingActing(self, self.rollout_buffer)
+        return RememberingActing(self, self.rollout_buffer, n_steps)
 
     def _collect_plainly(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -12,11 +12,12 @@ from torch import Tensor
 from sb3_trpo.algorithms.critic import Critic, value_function
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core.distributions import FixedGaussian
+from sb3_trpo.core.fisher import Jacobian
 from sb3_trpo.core.mlp import Mlp
 from sb3_trpo.core.natural_step import natural_step
 from sb3_trpo.core.parameters import assign, flatten
 from sb3_trpo.core.problem import Batch, TrustRegionProblem, constrained_problem
-from sb3_trpo.core.regression import AutogradDescent, Descent, FoldedDescent, fit
+from sb3_trpo.core.regression import Descent, FoldedDescent, LinearizedDescent, fit
 from sb3_trpo.core.surrogate import uniform_weights, weighted_mean
 
 NARROW = 256
@@ -93,11 +94,11 @@ class MinibatchRegression:
             targets, n_units = returns[rows], steps.n_units
             batch_size = max(1, round(batch_size * n_units / len(returns)))
 
-            def predict(units: Any) -> tuple[Tensor, Tensor]:
+            def linearize(units: Any) -> tuple[Jacobian, Tensor, Tensor]:
                 some = th.as_tensor(np.sort(units))
-                return steps.take(some).values(critic.policy).flatten(), targets[steps.rows(some)]
+                return *critic.jacobian(steps.take(some)), targets[steps.rows(some)]
 
-            descent = AutogradDescent(predict, critic.parameters, optimizer, limit)
+            descent = LinearizedDescent(linearize, critic.parameters, optimizer, limit)
         units, held_out = split(n_units, self.holdout)
         done = fit(descent, units, held_out, batch_size=batch_size, n_passes=settings.n_passes, patience=self.patience)
         return CriticFit(done.loss / done.used if done.used else None, done.skipped)

@@ -1,6 +1,6 @@
 """How actions come about during one rollout of a policy with memory."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch as th
@@ -10,48 +10,115 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from sb3_trpo.algorithms.acting import CHUNK_ROWS, End, stack
+from sb3_trpo.algorithms.acting import CHUNK_ROWS, Chooser, End, stack
+from sb3_trpo.algorithms.action_distribution import action_head
 from sb3_trpo.algorithms.experience import sequential_steps
+from sb3_trpo.algorithms.perceptrons import actor_network
 from sb3_trpo.algorithms.sequences import Layout, Memory, Sequences
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core.activations import Array
+from sb3_trpo.core.folded_mlp import FoldedMlp
+from sb3_trpo.core.lstm import LstmCell, MemoryNetwork
 
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.recurrent import RecurrentAlgorithm
 
 
-class RememberingActing:
-    """Act by the policy's own distribution; log-probabilities, values and the critic's memory follow afterwards.
+class Mind(Protocol):
+    """What acts and remembers, a step at a time; it begins with the memory at the start of the rollout."""
 
-    In the buffer the memories of the first step are kept, with which the rollout begins. Those of later steps are NaN:
-    whoever cuts sequences elsewhere than at the start of an episode or of the rollout shall notice.
-    """
+    def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
+        """Actions (E, ...); environments whose episode starts are forgotten before."""
 
-    def __init__(self, algorithm: "RecurrentAlgorithm", buffer: Any):
-        self._algorithm = algorithm
-        self._policy, self._device = algorithm.policy, algorithm.device
+    def memory(self) -> Memory:
+        """Hidden and cell states (L, E, H) as they are now."""
+
+
+def mind_of(algorithm: "RecurrentAlgorithm", n_steps: int) -> Mind:
+    """The cheapest that the policy allows."""
+    network = actor_network(algorithm.policy)
+    space = algorithm.observation_space
+    if network is not None and isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return NetworkMind(algorithm, network, n_steps)
+    return PolicyMind(algorithm)
+
+
+class NetworkMind:
+    """A copy of LSTM and perceptron in numpy, and noise drawn beforehand."""
+
+    def __init__(self, algorithm: "RecurrentAlgorithm", network: MemoryNetwork, n_steps: int):
+        hidden, cell = algorithm._last_lstm_states.pi
+        self._cell = LstmCell(network.lstm, hidden[0], cell[0])
+        self._rows = self._cell.inputs.T
+        self._folded = FoldedMlp(network.mlp, algorithm.n_envs)
+        self._columns = self._folded.as_columns(np.zeros((algorithm.n_envs, network.lstm.n_units)))
+        self._chooser = Chooser(algorithm, action_head(algorithm.policy), self._folded.output, n_steps)
+
+    def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
+        """One step of the LSTM, one forward pass and one addition."""
+        self._cell.forget(episode_starts)
+        self._rows[:] = observations.reshape(self._rows.shape)
+        self._cell.step()
+        self._columns[:-1] = self._cell.hidden
+        self._folded.forward(self._columns)
+        return self._chooser.choose(masks, step)
+
+    def memory(self) -> Memory:
+        """Hidden and cell states (1, E, H)."""
+        hidden, cell = self._cell.states()
+        return hidden.unsqueeze(0), cell.unsqueeze(0)
+
+
+class PolicyMind:
+    """The policy's own distribution, without the critic and without log-probabilities."""
+
+    def __init__(self, algorithm: "RecurrentAlgorithm"):
+        self._policy, self._device, self._n_envs = algorithm.policy, algorithm.device, algorithm.n_envs
         self._sde_sample_freq = algorithm.sde_sample_freq if algorithm.use_sde else -1
         self._shape = (-1, *algorithm.action_space.shape)  # type: ignore[misc]
-        begun = algorithm._last_lstm_states
-        self._memory: Any = begun.pi
-        self._before: Any = begun.pi
-        for (hidden, cell), name in ((begun.pi, "pi"), (begun.vf, "vf")):
-            for part, kind in ((hidden, "hidden"), (cell, "cell")):
-                states = getattr(buffer, f"{kind}_states_{name}")
-                states[0], states[1:] = part.cpu().numpy(), np.nan
+        self._memory: Any = algorithm._last_lstm_states.pi
 
     @th.no_grad()
     def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
-        """Without the critic and without log-probabilities."""
+        """As sb3-contrib's loop, with the random numbers that it would draw."""
         if self._sde_sample_freq > 0 and step % self._sde_sample_freq == 0:
-            self._policy.reset_noise(self._algorithm.n_envs)
-        self._before = self._memory
+            self._policy.reset_noise(self._n_envs)
         starts = th.as_tensor(episode_starts, dtype=th.float32, device=self._device)
         allowed = {} if masks is None else {"action_masks": masks}
         obs = obs_as_tensor(observations, self._device)
         distribution, self._memory = self._policy.get_distribution(obs, self._memory, starts, **allowed)
         actions: Array = distribution.get_actions().reshape(self._shape).cpu().numpy()
         return actions
+
+    def memory(self) -> Memory:
+        """Hidden and cell states (L, E, H)."""
+        memory: Memory = self._memory
+        return memory
+
+
+class RememberingActing:
+    """Act with a memory; log-probabilities, values and the critic's memory follow afterwards.
+
+    In the buffer the memories of the first step are kept, with which the rollout begins. Those of later steps are NaN:
+    whoever cuts sequences elsewhere than at the start of an episode or of the rollout shall notice.
+    """
+
+    def __init__(self, algorithm: "RecurrentAlgorithm", buffer: Any, n_steps: int):
+        self._algorithm = algorithm
+        self._policy, self._device = algorithm.policy, algorithm.device
+        self._mind = mind_of(algorithm, n_steps)
+        self.is_in_numpy = isinstance(self._mind, NetworkMind)
+        begun = algorithm._last_lstm_states
+        self._before: Any = begun.pi
+        for (hidden, cell), name in ((begun.pi, "pi"), (begun.vf, "vf")):
+            for part, kind in ((hidden, "hidden"), (cell, "cell")):
+                states = getattr(buffer, f"{kind}_states_{name}")
+                states[0], states[1:] = part.cpu().numpy(), np.nan
+
+    def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
+        """Actions (E, ...)."""
+        self._before = self._mind.memory()
+        return self._mind.act(observations, episode_starts, masks, step)
 
     @th.no_grad()
     def evaluate(self, buffer: RolloutBuffer, end: End) -> Tensor:
@@ -78,7 +145,7 @@ class RememberingActing:
         last = np.flatnonzero(layout.ends == buffer.buffer_size)
         last = last[np.argsort(layout.envs[last])]
         critic_memory = (memory[0][:, last], memory[1][:, last])
-        self._remember(self._memory, critic_memory)
+        self._remember(self._mind.memory(), critic_memory)
         goes_on = th.as_tensor(~end.dones, device=self._device)[:, None]
         return self._next_values(
             obs_as_tensor(end.observations, self._device), (critic_memory[0] * goes_on, critic_memory[1] * goes_on)

@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo.algorithms.acting import End, PerceptronActing, TimeLimit
+from sb3_trpo.algorithms.acting import End, TimeLimit
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.activations import Array
@@ -88,8 +88,7 @@ def collect(
         }
     )
     n_steps = 0
-    is_in_numpy = isinstance(acting, PerceptronActing)
-    with lean_stepping(env), one_numpy_thread() if is_in_numpy else nullcontext():
+    with lean_stepping(env), one_numpy_thread() if acting.is_in_numpy else nullcontext():
         while n_steps < n_rollout_steps:
             actions = acting.act(algorithm._last_obs, algorithm._last_episode_starts, masks.at(n_steps), n_steps)  # type: ignore[arg-type]
             clipped_actions = in_bounds(actions)

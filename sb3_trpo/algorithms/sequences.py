@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from sb3_trpo.algorithms.steps import Steps, Units
 from sb3_trpo.core.activations import Array
+from sb3_trpo.core.lstm import PackedInputs
 
 Memory: TypeAlias = tuple[Tensor, Tensor]
 """Hidden and cell states (L, S, H) of an LSTM of L layers, for S sequences."""
@@ -130,11 +131,28 @@ class Sequences(Steps):
         """What a critic without an LSTM of its own sees and does not shape, (N, D)."""
         return self.critic_latents(policy)[0] if policy.shared_lstm else super().critic_features(policy)
 
+    def actor_inputs(self, policy: Any) -> PackedInputs:
+        """What the actor's LSTM of one layer starts from."""
+        return self._inputs(super().actor_features(policy), self.actor_memory)
+
+    def critic_inputs(self, policy: Any) -> PackedInputs:
+        """What the critic's own LSTM of one layer starts from."""
+        return self._inputs(super().critic_features(policy), self.critic_memory)
+
+    @property
+    def batch_sizes(self) -> Tensor:
+        """How many sequences have a t-th step, (T,)."""
+        return (self.index >= 0).sum(0)
+
+    def _inputs(self, features: Tensor, memory: Memory) -> PackedInputs:
+        return PackedInputs(features.detach(), self.batch_sizes, memory[0][0], memory[1][0])
+
     def _through(self, lstm: nn.LSTM, features: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """Outputs (N, H) and memory at the end."""
         with _differentiable(lstm):
-            batch_sizes = (self.index >= 0).sum(0)
-            packed, memory = lstm(PackedSequence(features, batch_sizes), tuple(part.contiguous() for part in memory))
+            packed, memory = lstm(
+                PackedSequence(features, self.batch_sizes), tuple(part.contiguous() for part in memory)
+            )
         return packed.data, memory
 
 

@@ -95,10 +95,13 @@ class MlpJacobian:
         held = [*self._inputs, self.output, *self._scratch, *(slope for slope in self._slopes if slope is not None)]
         return sum(tensor.nbytes for tensor in held)
 
-    def jvp(self, vector: Tensor) -> Tangents:
-        """``J v`` for the flat vector v (P,): tangents (N, K) of the output, and of the free parameters as they are."""
+    def jvp(self, vector: Tensor, inputs: Tensor | None = None) -> Tangents:
+        """``J v`` for the flat vector v (P,): tangents (N, K) of the output, and of the free parameters as they are.
+
+        :param inputs: tangents (N, D) of the inputs, if they move as well
+        """
         parts = unflatten(vector, self._like)
-        da: Tensor | None = None
+        da = inputs
         for layer, (weight, a, slope) in enumerate(zip(self._weights, self._inputs, self._slopes, strict=True)):
             dz = th.addmm(parts[2 * layer + 1], a, parts[2 * layer].t(), out=self._scratch[layer])
             if da is not None:
@@ -109,6 +112,15 @@ class MlpJacobian:
 
     def vjp(self, cotangents: Tangents) -> Tensor:
         """``J^T u``: the flat vector (P,) for cotangents in the shapes of ``(mlp(x), *free)``."""
+        return self._reverse(cotangents)[0]
+
+    def vjp_with_inputs(self, cotangents: Tangents) -> tuple[Tensor, Tensor]:
+        """The same, and the cotangents (N, D) of the inputs."""
+        gradient, u = self._reverse(cotangents)
+        return gradient, u @ self._weights[0]
+
+    def _reverse(self, cotangents: Tangents) -> tuple[Tensor, Tensor]:
+        """``J^T u`` and the cotangents of the first layer's ``z``."""
         u, *free = cotangents
         gradient = th.empty(sum(like.numel() for like in self._like), dtype=u.dtype, device=u.device)
         parts = unflatten(gradient, self._like)
@@ -122,7 +134,7 @@ class MlpJacobian:
                 u = th.mm(u, self._weights[layer], out=self._scratch[layer - 1])
         for part, cotangent in zip(parts[2 * len(self._weights) :], free, strict=True):
             part.copy_(cotangent)
-        return gradient
+        return gradient, u
 
     def kronecker_factors(self, metric: Metric, weights: Tensor) -> Factors | None:
         """Those of every k-th of the N states such that about `kronecker.STATES` remain; None for wide layers.

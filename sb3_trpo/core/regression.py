@@ -3,7 +3,8 @@ r"""Regression of values on returns by minibatches.
 .. math:: \min_\phi \; \frac1{|B|} \sum_{n \in B} (V_\phi(s_n) - R_n)^2
 
 One optimiser step for each minibatch B; one whose loss or gradient is not finite is skipped. Two paths do the same
-work: autograd with any optimiser, and a perceptron in closed form with Adam, for which a step costs a fifth.
+work: the Jacobian of any value function with any optimiser, and a perceptron in closed form with Adam, for which a step
+costs a fifth.
 """
 
 import math
@@ -13,12 +14,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch as th
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sb3_trpo.core.activations import Array
+from sb3_trpo.core.fisher import Jacobian
 from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.mlp import Mlp
-from sb3_trpo.core.parameters import assign, flatten
+from sb3_trpo.core.parameters import assign, flatten, unflatten
 
 EVALUATED_ROWS = 1024
 """Held-out rows evaluated at once."""
@@ -75,22 +76,23 @@ def fit(descent: Descent, rows: Array, held_out: Array, *, batch_size: int, n_pa
     return Tally(loss, used, skipped)
 
 
-class AutogradDescent:
-    """Minibatch descent through autograd, for any differentiable value function and optimiser.
+class LinearizedDescent:
+    """Minibatch descent by the Jacobian of a value function, with any optimiser.
 
-    :param predict: numbers of rows, or of other units of the data -> values (B,) and targets (B,)
+    :param linearize: numbers of rows, or of other units of the data -> the Jacobian of their values in ``parameters``,
+        the values (B, 1) and the targets (B,)
     :param parameters: those to move; no other parameter of the optimiser does
     :param max_grad_norm: largest gradient norm, infinite for no limit
     """
 
     def __init__(
         self,
-        predict: Callable[[Array], tuple[Tensor, Tensor]],
+        linearize: Callable[[Array], tuple[Jacobian, Tensor, Tensor]],
         parameters: Sequence[Tensor],
         optimizer: th.optim.Optimizer,
         max_grad_norm: float,
     ):
-        self._predict = predict
+        self._linearize = linearize
         self._parameters, self._optimizer, self._limit = parameters, optimizer, max_grad_norm
 
     def run(self, minibatches: Sequence[Array]) -> Tally:
@@ -98,27 +100,29 @@ class AutogradDescent:
         losses, skipped = [], 0
         self._optimizer.zero_grad(set_to_none=True)
         for rows in minibatches:
-            loss = F.mse_loss(*self._predict(rows))
-            gradients = th.autograd.grad(loss, self._parameters)
-            if not (math.isfinite(loss.item()) and th.isfinite(nn.utils.get_total_norm(gradients))):
+            jacobian, values, targets = self._linearize(rows)
+            error = values - targets.unsqueeze(1)
+            loss = float(error.square().mean())
+            gradient = jacobian.vjp((error * (2.0 / len(error)),))
+            if not (math.isfinite(loss) and th.isfinite(th.linalg.vector_norm(gradient))):
                 skipped += 1
                 continue
-            for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                parameter.grad = gradient
+            for parameter, part in zip(self._parameters, unflatten(gradient, self._parameters), strict=True):
+                parameter.grad = part
             if self._limit < math.inf:
                 nn.utils.clip_grad_norm_(self._parameters, self._limit)
             self._optimizer.step()
-            losses.append(loss.item())
+            losses.append(loss)
         self._optimizer.zero_grad(set_to_none=True)
         return Tally(math.fsum(losses), len(losses), skipped)
 
     def loss(self, rows: Array) -> float:
         """Mean squared error on ``rows``."""
-        parts = np.array_split(rows, -(-len(rows) // EVALUATED_ROWS))
-        with th.no_grad():
-            pairs = [self._predict(part) for part in parts]
-        errors = [F.mse_loss(values, targets, reduction="sum") for values, targets in pairs]
-        return float(th.stack(errors).sum()) / sum(len(targets) for _, targets in pairs)
+        total, count = 0.0, 0
+        for part in np.array_split(rows, -(-len(rows) // EVALUATED_ROWS)):
+            _, values, targets = self._linearize(part)
+            total, count = total + float((values.flatten() - targets).square().sum()), count + len(targets)
+        return total / count
 
     def snapshot(self) -> Callable[[], None]:
         """Note the parameters; what is returned brings them back."""

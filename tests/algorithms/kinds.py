@@ -201,6 +201,7 @@ MASKED_RECURRENT = {
 FEEDFORWARD = list(KINDS)
 KINDS = {**KINDS, **MASKED, **RECURRENT, **MASKED_RECURRENT}
 WITH_MASKS, WITH_MEMORY = {*MASKED, *MASKED_RECURRENT}, {*RECURRENT, *MASKED_RECURRENT}
+CLOSED_MEMORY = WITH_MEMORY - {"lstm_two_layers", "lstm_gsde", "lstm_image", "lstm_dict"}
 
 SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 16}}
 

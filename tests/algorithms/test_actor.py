@@ -14,11 +14,12 @@ from torch.testing import assert_close
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms import actor as actor_module
+from sb3_trpo.algorithms import closed_form
 from sb3_trpo.algorithms.action_distribution import as_core_distribution
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.critic import Critic
 from sb3_trpo.core.parameters import flat_gradient
-from tests.algorithms.kinds import KINDS, WITH_MEMORY, OpaqueCategorical, collect, make_model
+from tests.algorithms.kinds import CLOSED_MEMORY, KINDS, WITH_MEMORY, OpaqueCategorical, collect, make_model
 from tests.envs import Contextual
 
 DOUBLE_BACKPROP = {"beta", "opaque_discrete", "no_entropy"}
@@ -57,14 +58,15 @@ def test_the_cheapest_form_that_applies_is_chosen(kind, monkeypatch):
     model = make_model(kind)
     steps = steps_of(model)
     used = []
-    for form in ("MlpJacobian", "AutogradJacobian", "DoubleBackprop"):
-        original = getattr(actor_module, form)
+    forms = {closed_form: ("MlpJacobian", "MemoryJacobian"), actor_module: ("AutogradJacobian", "DoubleBackprop")}
+    for module, form in ((module, form) for module, names in forms.items() for form in names):
+        original = getattr(module, form)
         spy = lambda *args, form=form, original=original: used.append(form) or original(*args)  # noqa: E731
-        monkeypatch.setattr(actor_module, form, spy)
+        monkeypatch.setattr(module, form, spy)
     Actor(model.policy, steps).linearize(steps)
     other = "DoubleBackprop" if kind in DOUBLE_BACKPROP else "AutogradJacobian"
-    expected = "MlpJacobian" if kind in CLOSED_FORM else other
-    assert used == [expected]
+    closed = "MlpJacobian" if kind in CLOSED_FORM else "MemoryJacobian"
+    assert used == [closed if kind in CLOSED_FORM | CLOSED_MEMORY else other]
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -231,7 +233,7 @@ def test_a_network_that_is_not_quite_a_perceptron_is_not_taken_for_one(change):
     else:
         net[0].bias = None
     steps = steps_of(model)
-    assert Actor(model.policy, steps)._mlp is None
+    assert Actor(model.policy, steps)._form is None
     model.train()
     assert model.logger.name_to_value["train/kl_divergence_loss"] <= 0.01
 

@@ -7,8 +7,9 @@ import pytest
 import torch as th
 from torch import nn
 
+from sb3_trpo.core.fisher import AutogradJacobian
 from sb3_trpo.core.mlp import Layer, Mlp
-from sb3_trpo.core.regression import AutogradDescent, FoldedDescent, fit
+from sb3_trpo.core.regression import FoldedDescent, LinearizedDescent, fit
 
 N = 50
 
@@ -32,13 +33,13 @@ def adam(mlp, **options):
 
 def autograd(mlp, optimizer, limit=math.inf, targets=None):
     inputs, usual = data()
-    return AutogradDescent(
-        lambda rows: mlp(inputs[rows]).flatten(),
-        usual if targets is None else targets,
-        mlp.parameters,
-        optimizer,
-        limit,
-    )
+    targets = usual if targets is None else targets
+
+    def linearize(rows):
+        values = mlp(inputs[rows])
+        return AutogradJacobian((values,), mlp.parameters), values.detach(), targets[rows]
+
+    return LinearizedDescent(linearize, mlp.parameters, optimizer, limit)
 
 
 def folded(mlp, optimizer, limit=math.inf, targets=None):

@@ -82,6 +82,15 @@ def table(turns: list[Turn]) -> str:
     return "\n".join(rows)
 
 
+def read() -> list[Turn]:
+    """What was measured."""
+    with RESULTS.open(encoding="utf-8") as stream:
+        return [
+            Turn(int(r["n_envs"]), int(r["hidden"]), r["contestant"], int(r["turn"]), *map(float, [*r.values()][4:]))
+            for r in csv.DictReader(stream)
+        ]
+
+
 def main() -> None:
     """Measure all cases, write as they come."""
     th.set_num_threads(1)

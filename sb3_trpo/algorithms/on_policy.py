@@ -468,8 +468,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             has_hooks(module) for module in (self.policy, self.policy.mlp_extractor)
         )
 
-    def _acting(self, n_steps: int) -> Acting:
-        """How actions come about during a rollout of ``n_steps``."""
+    def _acting(self, rollout_buffer: RolloutBuffer, n_steps: int) -> Acting:
+        """How actions come about during a rollout of ``n_steps`` into ``rollout_buffer``."""
         return acting_of(self, n_steps)
 
     def _mask_source(self, env: VecEnv, rollout_buffer: RolloutBuffer) -> MaskSource:

@@ -17,7 +17,7 @@ from sb3_trpo.algorithms.acting import Acting
 from sb3_trpo.algorithms.experience import Experience, sequential_experience
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.policies import CnnLstmPolicy, Kind, MlpLstmPolicy, MultiInputLstmPolicy
-from sb3_trpo.algorithms.remembering import RememberingActing, without_memory
+from sb3_trpo.algorithms.recurrent_acting import RecurrentActing, without_memory
 from sb3_trpo.algorithms.steps import Steps
 
 OWN_METHODS = ("forward", "get_distribution", "predict_values", "evaluate_actions", "_process_sequence")
@@ -69,8 +69,8 @@ class RecurrentAlgorithm(TrustRegionAlgorithm):
     def _acts_as_it_is_evaluated(self) -> bool:
         return True  # any other policy was refused
 
-    def _acting(self, n_steps: int) -> Acting:
-        return RememberingActing(self, self.rollout_buffer, n_steps)
+    def _acting(self, rollout_buffer: RolloutBuffer, n_steps: int) -> Acting:
+        return RecurrentActing(self, rollout_buffer, n_steps)
 
     def _collect_plainly(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -71,7 +71,7 @@ def collect(
     callback.on_rollout_start()
 
     # after the callback, which may change both
-    acting, weights = algorithm._acting(n_rollout_steps), flatten(list(policy.parameters()))
+    acting, weights = algorithm._acting(rollout_buffer, n_rollout_steps), flatten(list(policy.parameters()))
     masks = algorithm._mask_source(env, rollout_buffer)
     in_bounds, store = _in_bounds(policy), _store_observations(rollout_buffer)
     actions_taken, rewards_got, starts = rollout_buffer.actions, rollout_buffer.rewards, rollout_buffer.episode_starts

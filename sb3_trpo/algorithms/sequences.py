@@ -189,7 +189,8 @@ class Layout(NamedTuple):
     """How a rollout of T steps of E environments is cut into S sequences and packed.
 
     ``order`` (T * E,): of each packed step its number ``t * E + e``; ``positions`` as the index of `Sequences`;
-    ``envs``, ``starts`` and ``ends`` (S,): the environment of each sequence, its first step and the one after its last.
+    ``envs``, ``starts`` and ``ends`` (S,): the environment of each sequence, its first step and the one after its last;
+    ``last`` (E,): the sequence at the end of each environment's rollout.
     """
 
     order: Array
@@ -197,6 +198,7 @@ class Layout(NamedTuple):
     envs: Array
     starts: Array
     ends: Array
+    last: Array
 
 
 def layout(episode_starts: Array) -> Layout:
@@ -216,4 +218,6 @@ def layout(episode_starts: Array) -> Layout:
     packed = numbers.T[index.numpy().T >= 0]
     envs, starts = np.divmod(first, n_steps)
     order = packed % n_steps * n_envs + packed // n_steps
-    return Layout(order, index, envs, starts, starts + lengths)
+    ends = starts + lengths
+    last = np.flatnonzero(ends == n_steps)
+    return Layout(order, index, envs, starts, ends, last[np.argsort(envs[last])])

@@ -172,7 +172,7 @@ def test_the_fast_rollout_is_used_where_it_applies_and_nowhere_else(kind):
     model._setup_learn(1)
     assert rollout.applies(model, model.env, model.rollout_buffer, model.n_steps) == (kind not in PLAIN)
     if kind not in PLAIN:
-        assert model._acting(8).is_in_numpy == (kind in IN_NUMPY)
+        assert model._acting(model.rollout_buffer, 8).is_in_numpy == (kind in IN_NUMPY)
 
 
 def break_hook(model):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sb3_trpo.algorithms.recurrent import RecurrentAlgorithm
 
 
-class Mind(Protocol):
+class StepwiseActor(Protocol):
     """What acts and remembers, a step at a time; it begins with the memory at the start of the rollout."""
 
     def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
@@ -34,16 +34,16 @@ class Mind(Protocol):
         """Hidden and cell states (L, E, H) as they are now."""
 
 
-def mind_of(algorithm: "RecurrentAlgorithm", n_steps: int) -> Mind:
+def stepwise_actor(algorithm: "RecurrentAlgorithm", n_steps: int) -> StepwiseActor:
     """The cheapest that the policy allows."""
     network = actor_network(algorithm.policy)
     space = algorithm.observation_space
     if network is not None and isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return NetworkMind(algorithm, network, n_steps)
-    return PolicyMind(algorithm)
+        return NumpyActor(algorithm, network, n_steps)
+    return PolicyActor(algorithm)
 
 
-class NetworkMind:
+class NumpyActor:
     """A copy of LSTM and perceptron in numpy, and noise drawn beforehand."""
 
     def __init__(self, algorithm: "RecurrentAlgorithm", network: MemoryNetwork, n_steps: int):
@@ -69,7 +69,7 @@ class NetworkMind:
         return hidden.unsqueeze(0), cell.unsqueeze(0)
 
 
-class PolicyMind:
+class PolicyActor:
     """The policy's own distribution, without the critic and without log-probabilities."""
 
     def __init__(self, algorithm: "RecurrentAlgorithm"):
@@ -96,7 +96,7 @@ class PolicyMind:
         return memory
 
 
-class RememberingActing:
+class RecurrentActing:
     """Act with a memory; log-probabilities, values and the critic's memory follow afterwards.
 
     In the buffer the memories of the first step are kept, with which the rollout begins. Those of later steps are NaN:
@@ -106,8 +106,8 @@ class RememberingActing:
     def __init__(self, algorithm: "RecurrentAlgorithm", buffer: Any, n_steps: int):
         self._algorithm = algorithm
         self._policy, self._device = algorithm.policy, algorithm.device
-        self._mind = mind_of(algorithm, n_steps)
-        self.is_in_numpy = isinstance(self._mind, NetworkMind)
+        self._actor = stepwise_actor(algorithm, n_steps)
+        self.is_in_numpy = isinstance(self._actor, NumpyActor)
         begun = algorithm._last_lstm_states
         self._before: Any = begun.pi
         for (hidden, cell), name in ((begun.pi, "pi"), (begun.vf, "vf")):
@@ -117,8 +117,8 @@ class RememberingActing:
 
     def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
         """Actions (E, ...)."""
-        self._before = self._mind.memory()
-        return self._mind.act(observations, episode_starts, masks, step)
+        self._before = self._actor.memory()
+        return self._actor.act(observations, episode_starts, masks, step)
 
     @th.no_grad()
     def evaluate(self, buffer: RolloutBuffer, end: End) -> Tensor:
@@ -142,10 +142,9 @@ class RememberingActing:
         memory = (th.cat([hidden for hidden, _ in memories], 1), th.cat([cell for _, cell in memories], 1))
         self._bootstrap(buffer, end, layout, memory)
 
-        last = np.flatnonzero(layout.ends == buffer.buffer_size)
-        last = last[np.argsort(layout.envs[last])]
+        last = layout.last
         critic_memory = (memory[0][:, last], memory[1][:, last])
-        self._remember(self._mind.memory(), critic_memory)
+        self._remember(self._actor.memory(), critic_memory)
         goes_on = th.as_tensor(~end.dones, device=self._device)[:, None]
         return self._next_values(
             obs_as_tensor(end.observations, self._device), (critic_memory[0] * goes_on, critic_memory[1] * goes_on)
@@ -158,9 +157,7 @@ class RememberingActing:
             return
         steps, layout = sequential_steps(buffer, self._device, buffer.pos)
         _, (hidden, cell) = steps.values_and_memory(self._policy)
-        last = np.flatnonzero(layout.ends == buffer.pos)
-        last = last[np.argsort(layout.envs[last])]
-        self._remember(self._before, (hidden[:, last], cell[:, last]))
+        self._remember(self._before, (hidden[:, layout.last], cell[:, layout.last]))
 
     def _bootstrap(self, buffer: RolloutBuffer, end: End, layout: Layout, memory: Memory) -> None:
         """Add to the rewards at time limits what the critic, which remembers the episode, expects after them."""

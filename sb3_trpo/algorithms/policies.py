@@ -46,6 +46,12 @@ class SeparateExtractorsMixin:
         kwargs.setdefault("share_features_extractor", extractor is FlattenExtractor or kwargs.get("shared_lstm", False))
         super().__init__(*args, **kwargs)
 
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Of a width that an LSTM takes: for MultiDiscrete observations it is a number of numpy's."""
+        extractor: BaseFeaturesExtractor = super().make_features_extractor()  # type: ignore[misc]
+        extractor._features_dim = int(extractor.features_dim)
+        return extractor
+
 
 class MlpPolicy(SeparateExtractorsMixin, ActorCriticPolicy):
     """`ActorCriticPolicy` for vectors; a custom extractor is built once for the actor and once for the critic."""

@@ -229,6 +229,12 @@ def check_action_space(space: Any, allowed: tuple[type, ...] = ACTION_SPACES, al
         raise ValueError(sentence + "must be one-dimensional: flatten it in an action wrapper")
 
 
+def check_exploration(use_sde: bool, space: Any) -> None:
+    """Refuse state-dependent exploration where there is nothing continuous to explore."""
+    if use_sde and not isinstance(space, spaces.Box):
+        raise ValueError(f"use_sde={use_sde!r} is for continuous actions, and {space} has none: leave it False")
+
+
 def check_observation_space(space: Any) -> None:
     """Refuse observation spaces that no policy of Stable-Baselines3 can see."""
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]

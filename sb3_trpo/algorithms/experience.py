@@ -67,13 +67,15 @@ def sequential_steps(buffer: Any, device: th.device, n_steps: int | None = None)
     def packed(array: Any) -> Any:
         if isinstance(array, dict):
             return {key: packed(part) for key, part in array.items()}
-        grid = _grid(buffer, array)[:n_steps]
-        return th.as_tensor(grid.reshape(-1, *grid.shape[2:])[cut.order], device=device)
+        return in_order(_grid(buffer, array))
+
+    def in_order(grid: Array) -> Tensor:
+        return th.as_tensor(grid[:n_steps].reshape(-1, *grid.shape[2:])[cut.order], device=device)
 
     masks = getattr(buffer, "action_masks", None)
     steps = Sequences(
         packed(buffer.observations),
-        None if masks is None else packed(masks).bool(),
+        None if masks is None else in_order(masks).bool(),
         index=cut.positions,
         actor_memory=memory(buffer.hidden_states_pi, buffer.cell_states_pi),
         critic_memory=memory(buffer.hidden_states_vf, buffer.cell_states_vf),
@@ -96,7 +98,7 @@ def sequential_experience(buffer: Any, device: th.device) -> Experience:
 def _grid(buffer: Any, array: Array) -> Array:
     """(T, E, ...), also when the buffer has flattened its arrays for samples, which are (E * T, ...) then."""
     n_steps, n_envs = buffer.buffer_size, buffer.n_envs
-    if array.shape[:2] == (n_steps, n_envs):
+    if not buffer.generator_ready:
         return array
     return np.swapaxes(array.reshape(n_envs, n_steps, *array.shape[1:]), 0, 1)
 

@@ -4,16 +4,23 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo.algorithms.masks import EnvironmentMasks, MaskSource, as_masks, option_counts, refuse_impossible
+from sb3_trpo.algorithms.masks import (
+    EnvironmentMasks,
+    MaskSource,
+    as_masks,
+    masks_given,
+    option_counts,
+    refuse_impossible,
+)
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.policies import Kind, MaskableCnnPolicy, MaskableMlpPolicy, MaskableMultiInputPolicy
+from sb3_trpo.algorithms.steps import Steps
 
 SelfMaskable = TypeVar("SelfMaskable", bound="MaskableAlgorithm")
 
@@ -63,8 +70,9 @@ class MaskableAlgorithm(TrustRegionAlgorithm):
         """
         if action_masks is not None:
             sizes = option_counts(self.action_space)
-            action_masks = as_masks(action_masks, max(1, np.size(action_masks) // sum(sizes)), sizes)
-            refuse_impossible(action_masks[None], sizes)
+            n_rows = len(Steps(self.policy.obs_to_tensor(observation)[0]))
+            action_masks = as_masks(action_masks, n_rows, sizes)
+            refuse_impossible(action_masks, sizes)
         acted: tuple[np.ndarray, tuple[np.ndarray, ...] | None] = self.policy.predict(
             observation, state, episode_start, deterministic, action_masks=action_masks
         )
@@ -75,6 +83,11 @@ class MaskableAlgorithm(TrustRegionAlgorithm):
         if not self._use_masking:
             return super()._mask_source(env, rollout_buffer)
         return EnvironmentMasks(env, self.action_space, rollout_buffer)
+
+    def _collect_plainly(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """The same loop as without masks."""
+        with masks_given(self.policy, self._mask_source(env, rollout_buffer), rollout_buffer):
+            return super()._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_use_masking"]
@@ -108,16 +121,3 @@ class MaskableTRPO(MaskableAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         )
         return policy
-
-    def _collect_plainly(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """The loop of MaskablePPO."""
-        finished = MaskablePPO.collect_rollouts(
-            self,  # type: ignore[arg-type]
-            env,
-            callback,
-            rollout_buffer,
-            n_rollout_steps,
-            use_masking=self._use_masking,
-        )
-        refuse_impossible(rollout_buffer.action_masks.astype(bool), option_counts(self.action_space))
-        return finished

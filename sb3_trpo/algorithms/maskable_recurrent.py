@@ -4,9 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms.maskable import MaskableAlgorithm
 from sb3_trpo.algorithms.masks import option_counts
@@ -61,9 +59,3 @@ class MaskableRecurrentTRPO(MaskableAlgorithm, RecurrentAlgorithm):
         "CnnLstmPolicy": MaskableCnnLstmPolicy,
         "MultiInputLstmPolicy": MaskableMultiInputLstmPolicy,
     }
-
-    def _collect_plainly(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """The loop of RecurrentPPO, in which the policy asks for the masks."""
-        masks = self._mask_source(env, rollout_buffer)
-        with self.policy.asking(lambda: masks.at(rollout_buffer.pos)):
-            return super()._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)

@@ -1,9 +1,11 @@
 """Action masks: what they must look like, and asking an environment for them during a rollout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import EXPECTED_METHOD_NAME, get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
@@ -44,9 +46,26 @@ class EnvironmentMasks:
         :raises ValueError: for masks of another size than the action space has options, or that allow nothing
         """
         masks = as_masks(self._ask(), self._buffer.n_envs, self._sizes)
-        refuse_impossible(masks[None], self._sizes, step)
+        refuse_impossible(masks, self._sizes, f" at step {step} of the rollout")
         self._buffer.action_masks[step] = masks
         return masks
+
+
+@contextmanager
+def masks_given(policy: Any, masks: MaskSource, buffer: Any) -> Iterator[None]:
+    """Inside the block a call of ``policy`` without masks gets those of the step up to which ``buffer`` is filled.
+
+    A loop that knows nothing of masks, like those of Stable-Baselines3 and RecurrentPPO, then acts by them.
+    """
+
+    def give(policy: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs if "action_masks" in kwargs else {**kwargs, "action_masks": masks.at(buffer.pos)}
+
+    hook = policy.register_forward_pre_hook(give, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def check_masking(env: VecEnv) -> None:
@@ -77,6 +96,7 @@ def as_masks(given: Any, n_rows: int, sizes: Sequence[int]) -> Array:
     :raises ValueError: for anything that does not have one entry for each option
     """
     try:
+        given = given.cpu() if isinstance(given, th.Tensor) else given
         return np.asarray(given, dtype=bool).reshape(n_rows, sum(sizes))
     except (ValueError, TypeError) as error:
         shape = "entries of unequal length" if "inhomogeneous" in str(error) else f"shape {np.shape(given)}"
@@ -86,20 +106,20 @@ def as_masks(given: Any, n_rows: int, sizes: Sequence[int]) -> Array:
         ) from error
 
 
-def refuse_impossible(masks: Array, sizes: Sequence[int], first_step: int = 0) -> None:
-    """Refuse masks (T, E, M) that leave nothing to choose.
+def refuse_impossible(masks: Array, sizes: Sequence[int], when: str = "") -> None:
+    """Refuse masks (E, M) that leave nothing to choose.
 
-    :raises ValueError: naming the environment and the step
+    :raises ValueError: naming the environment and ``when``
     """
     starts = np.cumsum([0, *sizes[:-1]])
     possible = np.logical_or.reduceat(masks, starts, axis=-1)
     if possible.all():
         return
-    step, env, choice = (int(number) for number in np.argwhere(~possible)[0])
+    env, choice = (int(number) for number in np.argwhere(~possible)[0])
     of_choice = f" of choice {choice}" if len(sizes) > 1 else ""
     raise ValueError(
-        f"the action mask of environment {env} at step {first_step + step} of the rollout forbids every option"
-        f"{of_choice}: allow one at least, or end the episode before"
+        f"the action mask of environment {env}{when} forbids every option{of_choice}: "
+        "allow one at least, or end the episode before"
     )
 
 

@@ -197,6 +197,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         arguments.check_arguments(vars(self))  # again: `load` has replaced them
         arguments.check_policy_class(self.policy_class, self.kind, type(self).__name__)
         arguments.check_rollout_size(self.n_steps, self.n_envs, self.sub_sampling_factor, self.normalize_advantage)
+        arguments.check_exploration(self.use_sde, self.action_space)
         if not callable(self.learning_rate):
             self.learning_rate = float(self.learning_rate)  # Stable-Baselines3 takes no numpy scalar
         given = (
@@ -439,8 +440,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _make_rollout_buffer(self, **more: Any) -> RolloutBuffer:
         """The rollout buffer; ``more`` are arguments that its kind needs."""
+        usual = self.rollout_buffers[isinstance(self.observation_space, spaces.Dict)]
         if self.rollout_buffer_class is None:
-            self.rollout_buffer_class = self.rollout_buffers[isinstance(self.observation_space, spaces.Dict)]
+            self.rollout_buffer_class = usual
+        arguments.check_class("rollout_buffer_class", self.rollout_buffer_class, usual)
         return self.rollout_buffer_class(
             self.n_steps,
             self.observation_space,

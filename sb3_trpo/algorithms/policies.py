@@ -7,7 +7,7 @@ layers on features it cannot shape. With an extractor of its own it learns freel
 reshapes vectors, has no parameters and stays shared. Measured in ``benchmarks.shared_extractor``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -45,6 +45,12 @@ class SeparateExtractorsMixin:
         extractor = kwargs.get("features_extractor_class", self.usual_extractor)
         kwargs.setdefault("share_features_extractor", extractor is FlattenExtractor or kwargs.get("shared_lstm", False))
         super().__init__(*args, **kwargs)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Of a width that an LSTM takes: for MultiDiscrete observations it is a number of numpy's."""
+        extractor: BaseFeaturesExtractor = super().make_features_extractor()  # type: ignore[misc]
+        extractor._features_dim = int(extractor.features_dim)
+        return extractor
 
 
 class MlpPolicy(SeparateExtractorsMixin, ActorCriticPolicy):
@@ -105,12 +111,11 @@ class MaskableMemory:
     """Gives action masks to the recurrent policy it is mixed into.
 
     The distribution is sb3-contrib's maskable one; ``forward``, ``get_distribution``, ``evaluate_actions`` and
-    ``predict`` take ``action_masks`` as its maskable policies do. Inside `asking`, ``forward`` gets them by itself.
+    ``predict`` take ``action_masks`` as its maskable policies do.
     """
 
     action_dist: Any
     _masks: Any = None
-    _ask: Callable[[], Any] | None = None
 
     def _build(self, lr_schedule: Any) -> None:
         """As without masks, but with a logit for each option of a coin, too."""
@@ -130,8 +135,6 @@ class MaskableMemory:
 
     def forward(self, *args: Any, action_masks: Any = None, **kwargs: Any) -> Any:
         """As without masks."""
-        if action_masks is None and self._ask is not None:
-            action_masks = self._ask()
         with self._masked(action_masks):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
@@ -150,15 +153,6 @@ class MaskableMemory:
         """As without masks."""
         with self._masked(action_masks):
             return super().predict(*args, **kwargs)  # type: ignore[misc]
-
-    @contextmanager
-    def asking(self, ask: Callable[[], Any]) -> Iterator[None]:
-        """Inside the block ``forward`` takes its masks from ``ask``, unless it is given some."""
-        self._ask = ask
-        try:
-            yield
-        finally:
-            self._ask = None
 
     @contextmanager
     def _masked(self, masks: Any) -> Iterator[None]:

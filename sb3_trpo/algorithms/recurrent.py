@@ -20,7 +20,14 @@ from sb3_trpo.algorithms.policies import CnnLstmPolicy, Kind, MlpLstmPolicy, Mul
 from sb3_trpo.algorithms.recurrent_acting import RecurrentActing, without_memory
 from sb3_trpo.algorithms.steps import Steps
 
-OWN_METHODS = ("forward", "get_distribution", "predict_values", "evaluate_actions", "_process_sequence")
+OWN_METHODS = (
+    "forward",
+    "get_distribution",
+    "predict_values",
+    "evaluate_actions",
+    "extract_features",
+    "_process_sequence",
+)
 """Methods of sb3-contrib's recurrent policies whose work is done for whole sequences here."""
 
 
@@ -41,15 +48,20 @@ class RecurrentAlgorithm(TrustRegionAlgorithm):
                 )
 
     def _is_overridden(self, name: str) -> bool:
-        """Whether a method is neither sb3-contrib's nor this package's."""
+        """Whether a method is neither Stable-Baselines3's, sb3-contrib's nor this package's."""
         owner = next(cls for cls in type(self.policy).__mro__ if name in vars(cls))
-        return not owner.__module__.startswith(("sb3_contrib.", "sb3_trpo."))
+        return not owner.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "sb3_trpo."))
 
     def _make_policy(self) -> BasePolicy:
         """It has nothing to remember yet."""
         policy = super()._make_policy()
         assert isinstance(policy, RecurrentActorCriticPolicy)
         lstm = policy.lstm_actor
+        unfit = [name for name in ("batch_first", "bidirectional", "proj_size") if getattr(lstm, name)]
+        if unfit:
+            raise ValueError(
+                f"lstm_kwargs={policy.lstm_kwargs!r} cannot be used with {' and '.join(unfit)}: leave it out"
+            )
         nothing = th.zeros(lstm.num_layers, self.n_envs, lstm.hidden_size, device=self.device)
         self._last_lstm_states = RNNStates((nothing, nothing), (nothing, nothing))
         return policy

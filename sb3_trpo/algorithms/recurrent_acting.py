@@ -132,7 +132,7 @@ class RecurrentActing:
         values, log_probs = (np.empty(len(steps), np.float32) for _ in range(2))
         memories = []
         for units in steps.cut(-(-len(steps) // CHUNK_ROWS)):
-            rows, part = steps.rows(units), steps.take(units)
+            rows, part = steps.rows(units).numpy(), steps.take(units)  # numpy takes a tensor of one for a number
             part_values, memory = part.values_and_memory(self._policy)
             values[rows] = part_values.flatten().cpu().numpy()
             log_probs[rows] = part.action_distribution(self._policy).log_prob(actions[rows]).cpu().numpy()

@@ -59,7 +59,9 @@ class Sequences(Steps):
         return self._arranged(self.index[units], *memories)[1]
 
     def first(self, count: int) -> "Sequences":
-        """The first ``count`` steps of the longest sequence."""
+        """The first ``count`` steps of the longest sequence, or ``count`` sequences where that is shorter."""
+        if self.index.shape[1] < count:
+            return self.take(slice(count))
         longest = self.take(slice(1))
         return longest._arranged(longest.index[:, :count], longest.actor_memory, longest.critic_memory)[1]
 

@@ -235,7 +235,7 @@ class FiniteDifferenceJacobian:
         try:
             for parameter, direction in zip(self._parameters, unflatten(vector, self._parameters), strict=True):
                 parameter.data.add_(direction, alpha=h)
-            return self._evaluate()
+            return tuple(output.clone() for output in self._evaluate())  # one may be a parameter itself
         finally:
             for parameter, value in zip(self._parameters, here, strict=True):
                 parameter.data.copy_(value)

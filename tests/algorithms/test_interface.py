@@ -18,7 +18,7 @@ from sb3_trpo import TRPO
 from sb3_trpo.algorithms.metrics import METRICS
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius
 from tests.algorithms.capture import captured_steps
-from tests.algorithms.kinds import KINDS, collect, make_model
+from tests.algorithms.kinds import KINDS, algorithm_of, collect, make_model
 from tests.envs import Contextual, Probe
 
 
@@ -45,7 +45,7 @@ def test_a_saved_model_predicts_the_same_and_trains_on(kind, tmp_path):
     model.save(tmp_path / "model")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = TRPO.load(tmp_path / "model", env=model.get_env())
+        loaded = algorithm_of(kind).load(tmp_path / "model", env=model.get_env())
     obs = model.get_env().reset()
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
     for (name, a), (_, b) in zip(model.policy.named_parameters(), loaded.policy.named_parameters(), strict=True):

@@ -257,12 +257,11 @@ def masker():
     return Monitor(ActionMasker(Walk(spaces.Discrete(3), BOX, length=7), lambda env: [True, True, False]))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    ("wrap", "fast"),
+    ("algorithm", "wrap", "fast"),
     [
-        *itertools.product(["normalised", "in words", "in words, normalised"], [True, False]),
-        ("processes", True),
+        *itertools.product(ALGORITHMS, ["normalised", "in words", "in words, normalised"], [True, False]),
+        (MaskableTRPO, "processes", True),
     ],
 )
 def test_masks_come_through_wrappers_and_from_other_processes(algorithm, wrap, fast):

@@ -49,7 +49,9 @@ class MaskableRecurrentTRPO(MaskableAlgorithm, RecurrentAlgorithm):
         model = MaskableRecurrentTRPO("MlpLstmPolicy", ActionMasker(env, valid_actions)).learn(1e5)
         action, state = model.predict(observation, state, episode_start, action_masks=get_action_masks(env))
 
-    Masks are those of `MaskableTRPO`, memory is that of `RecurrentTRPO`.
+    Masks are those of `MaskableTRPO`, memory is that of `RecurrentTRPO`. sb3-contrib's ``evaluate_policy`` and
+    ``MaskableEvalCallback`` pass masks but no memory from step to step; Stable-Baselines3's ``evaluate_policy`` of
+    ``sb3_trpo.zoo.masks.predictor(model, env)`` has both.
     """
 
     kind: ClassVar[Kind] = Kind(masks=True, memory=True)

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import EXPECTED_METHOD_NAME, get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core.activations import Array
 
 
@@ -55,11 +56,18 @@ class EnvironmentMasks:
 def masks_given(policy: Any, masks: MaskSource, buffer: Any) -> Iterator[None]:
     """Inside the block a call of ``policy`` without masks gets those of the step up to which ``buffer`` is filled.
 
-    A loop that knows nothing of masks, like those of Stable-Baselines3 and RecurrentPPO, then acts by them.
+    A loop that knows nothing of masks, like those of Stable-Baselines3 and RecurrentPPO, then acts by them. The
+    environments are asked once for each step: a callback that calls the policy after it does not change its masks.
     """
+    asked: list[Array | None] = []
 
-    def give(policy: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, kwargs if "action_masks" in kwargs else {**kwargs, "action_masks": masks.at(buffer.pos)}
+    def give(policy: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        is_of_the_rollout = buffer.pos < buffer.buffer_size and args and len(Steps(args[0])) == buffer.n_envs
+        if not is_of_the_rollout or "action_masks" in kwargs:
+            return None
+        if len(asked) == buffer.pos:
+            asked.append(masks.at(buffer.pos))
+        return args, {**kwargs, "action_masks": asked[buffer.pos]}
 
     hook = policy.register_forward_pre_hook(give, with_kwargs=True)
     try:

@@ -13,8 +13,10 @@ from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.utils import get_action_masks
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper, VecNormalize
 
@@ -255,12 +257,11 @@ def masker():
     return Monitor(ActionMasker(Walk(spaces.Discrete(3), BOX, length=7), lambda env: [True, True, False]))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    ("wrap", "fast"),
+    ("algorithm", "wrap", "fast"),
     [
-        *itertools.product(["normalised", "in words", "in words, normalised"], [True, False]),
-        ("processes", True),
+        *itertools.product(ALGORITHMS, ["normalised", "in words", "in words, normalised"], [True, False]),
+        (MaskableTRPO, "processes", True),
     ],
 )
 def test_masks_come_through_wrappers_and_from_other_processes(algorithm, wrap, fast):
@@ -303,6 +304,35 @@ def test_the_policy_is_given_masks_inside_a_rollout_only():
     obs = th.as_tensor(model.env.reset())
     assert len({int(a) for _ in range(30) for a in model.policy(obs)[0]}) > 1
     assert not model.policy._forward_pre_hooks
+
+
+class Asker(BaseCallback):
+    """Calls the policy whenever it can, on as many observations as there are environments and on others."""
+
+    def _ask(self):
+        for n in (self.training_env.num_envs, 5):
+            memory = [th.zeros(1, n, LSTM["lstm_hidden_size"])] * 2
+            remembers = isinstance(self.model, MaskableRecurrentTRPO)
+            more = (RNNStates(memory, memory), th.zeros(n)) if remembers else ()
+            self.model.policy(th.zeros(n, *BOX.shape), *more)
+
+    _on_rollout_start = _on_rollout_end = _ask
+
+    def _on_step(self):
+        self._ask()
+        return True
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_callback_that_asks_the_policy_does_not_disturb_the_masks_of_the_rollout(algorithm):
+    def mask(taken):
+        return [taken % 3 != 0, taken % 3 != 1, taken % 3 != 2]
+
+    env = scripted(mask, n_envs=1, which=0)
+    model = make(algorithm, env, fast_rollout=False).learn(64, callback=Asker())
+    expected = [mask(taken) for taken in range(32, 64)]
+    np.testing.assert_array_equal(model.rollout_buffer.action_masks.reshape(-1, 3), expected)
+    assert model.logger.name_to_value["train/is_line_search_success"] == 1.0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

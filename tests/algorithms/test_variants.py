@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from sb3_trpo import MaskableRecurrentTRPO, MaskableTRPO, RecurrentTRPO
 from sb3_trpo.algorithms import actor as actor_module
 from sb3_trpo.algorithms.actor import Actor
+from sb3_trpo.algorithms.maskable import MaskableAlgorithm
 from sb3_trpo.algorithms.masks import option_counts
 from sb3_trpo.core.fisher import FiniteDifferenceJacobian
 from sb3_trpo.core.parameters import flatten
@@ -60,9 +61,8 @@ def make_up(variant, actions, seed):
     buffer.episode_starts[:] = generator.random(buffer.episode_starts.shape) < 0.3
     buffer.advantages[:] = generator.normal(size=buffer.advantages.shape)
     sizes = option_counts(ACTIONS[actions])
-    masks = np.concatenate(
-        [random_mask(generator, size, "both" in variant or variant == "masks") for size in sizes], -1
-    )
+    share = 0.5 if issubclass(cls, MaskableAlgorithm) else 1.0
+    masks = np.concatenate([random_mask(generator, size, share) for size in sizes], -1)
     for k, block in enumerate(np.split(masks, np.cumsum(sizes)[:-1], -1)):
         chances = generator.random(block.shape) * block
         buffer.actions[..., k] = chances.argmax(-1)

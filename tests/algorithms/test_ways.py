@@ -148,7 +148,7 @@ def test_weights_of_ppo_become_those_of_ours_and_train_on(cls, way, tmp_path):
     assert all(th.isfinite(value).all() for value in weights(ours).values())
 
 
-@pytest.mark.parametrize("kind", ["discrete", "masked_multi_discrete", "lstm_shared", "lstm_gsde", "masked_lstm"])
+@pytest.mark.parametrize("kind", ["masked_multi_discrete", "lstm_gsde", "masked_lstm"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 @pytest.mark.parametrize("advantages", ["as they are", "all equal"])
 def test_copies_of_a_trained_model_are_the_same_and_independent(kind, copied, advantages):

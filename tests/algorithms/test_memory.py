@@ -8,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.maskable import evaluation as maskable_evaluation
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -29,6 +30,7 @@ from tests.algorithms.kinds import (
     as_masked,
     collect,
     make_model,
+    play_back,
 )
 from tests.envs import Walk
 
@@ -76,33 +78,58 @@ class Stop(BaseCallback):
         return self.n_calls < self.at
 
 
+@th.no_grad()
+def remembered(model, n_steps):
+    """What sb3-contrib's policy remembers after the first steps in the model's buffer, asked step by step."""
+    buffer = model.rollout_buffer
+    memory = RNNStates(
+        *(
+            tuple(th.as_tensor(getattr(buffer, f"{part}_states_{of}")[0]) for part in ("hidden", "cell"))
+            for of in ("pi", "vf")
+        )
+    )
+    for t in range(n_steps):
+        observations = buffer.observations
+        is_dict = isinstance(observations, dict)
+        obs = {k: th.as_tensor(v[t]) for k, v in observations.items()} if is_dict else th.as_tensor(observations[t])
+        memory = model.policy(obs, memory, th.as_tensor(buffer.episode_starts[t]))[-1]
+    return memory
+
+
+def assert_same_memory(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        th.testing.assert_close(tuple(a), tuple(b), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(
-    ("kind", "at"), [("lstm", 1), ("lstm", 13), *((kind, 32 + 5) for kind in sorted(WITH_MEMORY - {"lstm_image"}))]
+    ("kind", "at"), [("lstm", 1), ("lstm", 33), *((kind, 32 + 5) for kind in sorted(WITH_MEMORY - {"lstm_image"}))]
 )
-def test_a_stop_in_the_middle_of_a_rollout_leaves_what_the_plain_loop_leaves(kind, at):
-    """And training goes on from there in the same way."""
-    twins = []
-    for fast in (True, False):
-        model = make_model(kind, fast_rollout=fast)
-        model.env.seed(3)
-        model.learn(1000, callback=Stop(at))
-        assert model.num_timesteps == 2 * at
-        interrupted = copy.deepcopy(model._last_lstm_states)
-        model.learn(64, reset_num_timesteps=False)
-        twins.append((model, interrupted))
-    (fast, before), (plain, expected) = twins
-    if at > 1:
-        assert all(part.abs().max() > 0 for part in before.pi)
-    for ours, theirs in zip(before, expected, strict=True):
-        th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(fast.rollout_buffer.actions, plain.rollout_buffer.actions, rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(fast.rollout_buffer.episode_starts, plain.rollout_buffer.episode_starts)
-    for name in ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf"):
-        ours, theirs = (getattr(model.rollout_buffer, name)[0] for model in (fast, plain))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    for name in ("values", "log_probs"):
-        ours, theirs = (getattr(model.rollout_buffer, name) for model in (fast, plain))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+def test_a_stop_in_the_middle_of_a_rollout_leaves_the_memory_of_the_steps_before(kind, at, fast):
+    """And training goes on with it."""
+    model = make_model(kind, fast_rollout=fast).learn(1000, callback=Stop(at))
+    assert model.num_timesteps == 2 * at
+    assert model.rollout_buffer.pos == (at - 1) % 32
+    interrupted = copy.deepcopy(model._last_lstm_states)
+    assert any(part.abs().max() > 0 for part in interrupted.pi) == (at > 1)
+    if model.rollout_buffer.pos:
+        assert_same_memory(interrupted, remembered(model, model.rollout_buffer.pos))
+    collect(model)
+    buffer = model.rollout_buffer
+    kept = [
+        tuple(th.as_tensor(getattr(buffer, f"{part}_states_{of}")[0]) for part in ("hidden", "cell"))
+        for of in ("pi", "vf")
+    ]
+    assert_same_memory(kept, interrupted)
+    with th.no_grad():
+        for t, (distribution, taken, *_) in enumerate(play_back(model.policy, buffer)):
+            if kind != "lstm_gsde":  # its noise is drawn anew every few steps
+                th.testing.assert_close(
+                    distribution.log_prob(taken), th.as_tensor(buffer.log_probs[t]), rtol=1e-3, atol=1e-4
+                )
+    assert_same_memory(model._last_lstm_states, remembered(model, 32))
+    model.train()
+    assert model.logger.name_to_value["train/kl_divergence_loss"] <= 0.01 * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm_shared", "masked_lstm"])
@@ -111,11 +138,11 @@ def test_a_second_learn_goes_on_where_the_first_ended_or_starts_anew(kind):
     _, callback = model._setup_learn(10**6)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     ends = ~model._last_episode_starts
-    remembered = model._last_lstm_states.pi[0][:, ends].numpy()
+    kept = model._last_lstm_states.pi[0][:, ends].numpy()
     assert ends.any()
-    assert np.abs(remembered).max() > 0
+    assert np.abs(kept).max() > 0
     collect(model)  # as after learn(reset_num_timesteps=False)
-    np.testing.assert_allclose(model.rollout_buffer.hidden_states_pi[0][:, ends], remembered, rtol=1e-6)
+    np.testing.assert_allclose(model.rollout_buffer.hidden_states_pi[0][:, ends], kept, rtol=1e-6)
     steps = model._experience().steps
     assert (steps.actor_memory[0].abs().amax((0, 2)) > 0).sum() == ends.sum()
     _, callback = model._setup_learn(10**6)  # as by learn(), which resets the environments
@@ -258,15 +285,15 @@ def test_every_fit_of_the_critic_lowers_its_error_and_leaves_the_actor_alone(kin
 
 def test_masks_and_memory_are_evaluated_together_by_the_predictor():
     """sb3-contrib's own evaluation of masks forgets: if this ever fails, the docstring of the class is out of date."""
-    model, remembered = make_model("masked_lstm"), []
+    model, had_memory = make_model("masked_lstm"), []
     original = model.predict
     model.predict = lambda obs, state=None, *args, **kwargs: (
-        remembered.append(state is not None) or original(obs, state, *args, **kwargs)
+        had_memory.append(state is not None) or original(obs, state, *args, **kwargs)
     )
     env = DummyVecEnv([lambda: Monitor(as_masked("masked_lstm", Walk(spaces.Discrete(4), BOX, 5)))])
     evaluate_policy(predictor(model, env), env, n_eval_episodes=2)
-    assert remembered[1:]
-    assert all(remembered[1:])
-    remembered.clear()
+    assert had_memory[1:]
+    assert all(had_memory[1:])
+    had_memory.clear()
     maskable_evaluation.evaluate_policy(model, env, n_eval_episodes=2)
-    assert not any(remembered)
+    assert not any(had_memory)

@@ -20,7 +20,7 @@ from sb3_trpo.algorithms import actor as actor_module
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.maskable import MaskableAlgorithm
 from sb3_trpo.algorithms.masks import option_counts
-from sb3_trpo.core.fisher import FiniteDifferenceJacobian
+from sb3_trpo.core.fisher import AutogradJacobian, FiniteDifferenceJacobian
 from sb3_trpo.core.parameters import flatten
 from tests.algorithms.capture import captured_steps
 from tests.algorithms.kinds import SHARED, play_back
@@ -36,6 +36,7 @@ VARIANTS = {
     "both": (MaskableRecurrentTRPO, LSTM_POLICY),
     "both, shared": (MaskableRecurrentTRPO, {**SHARED, **LSTM_POLICY}),
 }
+WITHOUT_CLOSED_FORM = {"two layers"}
 N_STEPS, N_ENVS = 5, 2
 
 
@@ -129,8 +130,11 @@ def in_float64(model):
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-@pytest.mark.parametrize("once", [False, True], ids=["autograd", "differentiable once"])
-def test_products_are_those_of_the_dense_fisher_of_the_loop_over_steps(variant, once):
+@pytest.mark.parametrize("form", ["as it comes", "autograd", "differentiable once"])
+def test_products_are_those_of_the_dense_fisher_of_the_loop_over_steps(variant, form):
+    """In closed form where there is one, and in the forms that serve where there is none."""
+    once = form == "differentiable once"
+
     @settings(max_examples=4, deadline=None)
     @given(st.integers(0, 10_000), st.sampled_from(list(ACTIONS)))
     def check(seed, actions):
@@ -139,12 +143,14 @@ def test_products_are_those_of_the_dense_fisher_of_the_loop_over_steps(variant, 
         steps, original = model._experience().steps, policies.preprocess_obs
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(policies, "preprocess_obs", lambda *args, **kwargs: original(*args, **kwargs).double())
-            if once:
-                patch.setattr(actor_module, "is_differentiable_twice", lambda policy: False)
-                patch.setattr(actor_module, "actor_mlp", lambda policy: None)
+            patch.setattr(actor_module, "is_differentiable_twice", lambda policy: not once)
+            if form != "as it comes":
+                patch.setattr(actor_module, "actor_form", lambda policy: None)
             actor = Actor(model.policy, steps)
             linearization = actor.linearize(steps)
-            assert isinstance(linearization.jacobian, FiniteDifferenceJacobian) == once
+            form_of = {FiniteDifferenceJacobian: "differentiable once", AutogradJacobian: "autograd"}
+            expected_form = "autograd" if variant in WITHOUT_CLOSED_FORM and form == "as it comes" else form
+            assert form_of.get(type(linearization.jacobian), "as it comes") == expected_form
             weights = th.full((len(steps),), 1 / len(steps), dtype=th.float64)
             fisher = dense_fisher(model.policy, buffer, actor.parameters)
             before = flatten(actor.parameters)
@@ -217,6 +223,7 @@ def test_the_gradient_is_that_of_the_surrogate_over_the_loop_over_steps(variant)
 def test_fisher_products_by_finite_differences_lead_to_the_same_update(monkeypatch):
     """As on a GPU, where an LSTM can be differentiated once only."""
     after = []
+    monkeypatch.setattr(actor_module, "actor_form", lambda policy: None)
     for once in (False, True):
         monkeypatch.setattr(actor_module, "is_differentiable_twice", lambda policy, once=once: not once)
         model = make_up("both", "discrete", seed=5)

@@ -54,7 +54,7 @@ class Perceptron:
         return inputs.detach()
 
 
-class Memory:
+class Recurrent:
     """A perceptron on top of an LSTM that sees the steps' ``actor_inputs`` or ``critic_inputs``."""
 
     def __init__(self, policy: Any, network: MemoryNetwork, inputs: str):
@@ -75,7 +75,7 @@ def actor_form(policy: Any) -> ClosedForm | None:
     """The actor in closed form, None where it has none or not all of it trains."""
     if isinstance(policy, RecurrentActorCriticPolicy):
         network = actor_network(policy)
-        return None if network is None else Memory(policy, network, "actor_inputs")
+        return None if network is None else Recurrent(policy, network, "actor_inputs")
     mlp = actor_mlp(policy)
     return None if mlp is None else Perceptron(policy, mlp, "actor_features")
 
@@ -86,4 +86,4 @@ def critic_form(policy: Any) -> ClosedForm | None:
     if mlp is not None:
         return Perceptron(policy, mlp, "critic_features")
     network = critic_network(policy) if isinstance(policy, RecurrentActorCriticPolicy) else None
-    return None if network is None else Memory(policy, network, "critic_inputs")
+    return None if network is None else Recurrent(policy, network, "critic_inputs")

@@ -40,6 +40,11 @@ def prepare_loading(
     names = json.loads(text).keys()
     custom_objects, kwargs = dict(custom_objects or {}), dict(kwargs)
     saved_by = _class_that_saved(text, custom_objects)
+    if saved_by is None and "cg_tolerance" in names:
+        raise ValueError(
+            f"the policy class of {path!s} cannot be imported: make it importable where it was, or pass "
+            "custom_objects={'policy_class': ...}"
+        )
     if saved_by != f"sb3_trpo.{ALGORITHM_FOR[kind]}":
         held, loader = (
             ("", "the class that saved it") if saved_by is None else (f", but a {saved_by.split('.')[1]}", saved_by)
@@ -60,7 +65,7 @@ def prepare_loading(
 def _class_that_saved(text: str, custom_objects: dict[str, Any]) -> str | None:
     """Package and name of the class, None for one that is not known here."""
     entries = json.loads(text)
-    policy = json_to_data(json.dumps({"policy_class": entries.get("policy_class")}), custom_objects)["policy_class"]
+    policy = json_to_data(json.dumps({"policy_class": entries.get("policy_class")}), custom_objects).get("policy_class")
     if not isinstance(policy, type):
         return None
     if {"target_kl", "cg_damping", "line_search_max_iter"} <= entries.keys():

@@ -47,7 +47,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     ``sub_sampling_factor`` thins the Fisher estimate alone (sb3-contrib: gradient and KL test too). A *schedule* is
     a function of the remaining progress, which falls from 1 to 0.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class
+    :param policy: a name, ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"`` (with memory ``"MlpLstmPolicy"``
+        and so on), or a policy class
     :param env: environment, vectorised environment, or the id of a registered one
     :param learning_rate: of the critic's optimiser; number or schedule
     :param n_steps: steps per environment and update
@@ -148,6 +149,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 raise ValueError(f"env={env!r} must be an environment, a vectorised one, or the id of a registered one")
             arguments.check_action_space(env.action_space, self.action_spaces, type(self).__name__)
             arguments.check_observation_space(env.observation_space)
+            arguments.check_exploration(use_sde, env.action_space)
         super().__init__(
             policy,
             env,
@@ -229,7 +231,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         started = time.perf_counter()
 
         experience = self._experience()
-        actor = Actor(self.policy, experience.steps)
+        actor = Actor(self.policy, experience.steps.first(2))
         problem = self._pose_problem(actor, experience)
         step = natural_step(
             problem,
@@ -246,7 +248,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
         critic = fit_critic(
             self.critic_regression,  # type: ignore[arg-type]  # set in _setup_model
-            Critic(self.policy, actor.parameters, experience.steps),
+            Critic(self.policy, actor.parameters, experience.steps.first(2)),
             experience.steps,
             experience.returns,
             Settings(self.batch_size, self.n_critic_updates, self.max_grad_norm),
@@ -404,13 +406,27 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
-        """As in Stable-Baselines3; an optimiser's state for the whole policy is narrowed to the critic's parameters."""
+        """As in Stable-Baselines3; an optimiser's state for the whole policy is narrowed to the critic's parameters.
+
+        From the file of a policy whose actor and critic share what they do not share here, such as a CnnPolicy of
+        PPO, the weights are taken and the critic's optimiser stays as it is, with a warning.
+        """
         if isinstance(load_path_or_dict, dict):
             params: dict[str, Any] = dict(load_path_or_dict)
         else:
             params = dict(load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1])
         if "policy.optimizer" in params:
-            params["policy.optimizer"] = narrowed_state(params["policy.optimizer"], self._kept_by_optimizer)
+            state = narrowed_state(params["policy.optimizer"], self._kept_by_optimizer)
+            own = self.policy.optimizer.state_dict()
+            sizes, own_sizes = ([len(group["params"]) for group in s["param_groups"]] for s in (state, own))
+            if sizes != own_sizes and not isinstance(load_path_or_dict, dict):
+                warnings.warn(
+                    f"the optimiser in {load_path_or_dict!s} is of {sum(sizes)} parameters, the critic's of "
+                    f"{sum(own_sizes)}: the weights are loaded, the critic's optimiser stays as it is",
+                    stacklevel=2,
+                )
+                state = own
+            params["policy.optimizer"] = state
         super().set_parameters(params, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
@@ -427,7 +443,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         """Refuse a policy that is neither a class nor one of the aliases."""
         if isinstance(policy, str) and policy not in self.policy_aliases:
             known = ", ".join(map(repr, self.policy_aliases))
-            raise ValueError(f"policy={policy!r} must be one of {known}, or a policy class")
+            raise ValueError(
+                f"policy={policy!r} must be one of {known}, or a policy class; "
+                "LSTM policies are for RecurrentTRPO and MaskableRecurrentTRPO"
+            )
 
     # What a variant of the algorithm does differently.
 

@@ -91,6 +91,7 @@ def actor_network(policy: Any) -> MemoryNetwork | None:
     if (
         type(policy.action_dist) not in KNOWN_DISTRIBUTIONS
         or type(policy.pi_features_extractor) is not FlattenExtractor
+        or not is_of_a_library(policy, "_get_action_dist_from_latent")
     ):
         return None
     free = (policy.log_std,) if type(policy.action_dist) is sb3.DiagGaussianDistribution else ()
@@ -118,6 +119,14 @@ def _memory_network(
     own = Lstm(weights.weight_ih_l0, weights.weight_hh_l0, weights.bias_ih_l0, weights.bias_hh_l0)
     network = MemoryNetwork(own, Mlp(layers, free))
     return network if all(parameter.requires_grad for parameter in network.parameters) else None
+
+
+def is_of_a_library(policy: Any, name: str) -> bool:
+    """Whether a method of ``policy`` is Stable-Baselines3's, sb3-contrib's or this package's, and not a user's."""
+    if name in vars(policy):
+        return False
+    owner = next(cls for cls in type(policy).__mro__ if name in vars(cls))
+    return owner.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "sb3_trpo."))
 
 
 def is_own(policy: Any, name: str) -> bool:

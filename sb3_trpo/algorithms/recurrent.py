@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo.algorithms.acting import Acting
 from sb3_trpo.algorithms.experience import Experience, sequential_experience
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+from sb3_trpo.algorithms.perceptrons import has_hooks, is_of_a_library
 from sb3_trpo.algorithms.policies import CnnLstmPolicy, Kind, MlpLstmPolicy, MultiInputLstmPolicy
 from sb3_trpo.algorithms.recurrent_acting import RecurrentActing, without_memory
 from sb3_trpo.algorithms.steps import Steps
@@ -32,7 +33,11 @@ OWN_METHODS = (
 
 
 class RecurrentAlgorithm(TrustRegionAlgorithm):
-    """What the algorithms with memory have in common: sequences instead of steps."""
+    """What the algorithms with memory have in common: sequences instead of steps.
+
+    ``sub_sampling_factor`` and a critic's ``holdout`` choose among whole sequences, and ``cg_preconditioner`` has no
+    factors of an LSTM to work with: conjugate gradient goes on without.
+    """
 
     _last_lstm_states: RNNStates
 
@@ -40,17 +45,12 @@ class RecurrentAlgorithm(TrustRegionAlgorithm):
         """Also check that the policy can be evaluated by whole sequences."""
         super()._setup_model()
         for name in OWN_METHODS:
-            if self._is_overridden(name):
+            if not is_of_a_library(self.policy, name):
                 raise ValueError(
                     f"policy={self.policy_class.__name__} has a {name} of its own, which {type(self).__name__} would "
                     "not call: it evaluates whole sequences by the features extractor, lstm_actor, lstm_critic, "
                     "mlp_extractor, action_net and value_net; put what is special into one of these"
                 )
-
-    def _is_overridden(self, name: str) -> bool:
-        """Whether a method is neither Stable-Baselines3's, sb3-contrib's nor this package's."""
-        owner = next(cls for cls in type(self.policy).__mro__ if name in vars(cls))
-        return not owner.__module__.startswith(("stable_baselines3.", "sb3_contrib.", "sb3_trpo."))
 
     def _make_policy(self) -> BasePolicy:
         """It has nothing to remember yet."""
@@ -79,7 +79,7 @@ class RecurrentAlgorithm(TrustRegionAlgorithm):
         return sequential_experience(self.rollout_buffer, self.device)
 
     def _acts_as_it_is_evaluated(self) -> bool:
-        return True  # any other policy was refused
+        return not has_hooks(self.policy)  # what else could matter was refused
 
     def _acting(self, rollout_buffer: RolloutBuffer, n_steps: int) -> Acting:
         return RecurrentActing(self, rollout_buffer, n_steps)
@@ -87,7 +87,15 @@ class RecurrentAlgorithm(TrustRegionAlgorithm):
     def _collect_plainly(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """The loop of RecurrentPPO."""
+        """The loop of RecurrentPPO.
+
+        :raises ValueError: for squashed actions, which that loop does not scale to the bounds of the action space
+        """
+        if self.policy.squash_output:
+            raise ValueError(
+                "squash_output=True needs the fast rollout, and RecurrentPPO's loop would be used instead: leave "
+                "fast_rollout and rollout_buffer_class at their defaults"
+            )
         return RecurrentPPO.collect_rollouts(self, env, callback, rollout_buffer, n_rollout_steps)  # type: ignore[arg-type]
 
     def predict(

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from sb3_trpo.algorithms.acting import CHUNK_ROWS, Chooser, End, stack
+from sb3_trpo.algorithms.acting import Chooser, End, as_rows, chunks, stack
 from sb3_trpo.algorithms.action_distribution import action_head
 from sb3_trpo.algorithms.experience import sequential_steps
 from sb3_trpo.algorithms.perceptrons import actor_network
@@ -110,6 +110,7 @@ class RecurrentActing:
         self.is_in_numpy = isinstance(self._actor, NumpyActor)
         begun = algorithm._last_lstm_states
         self._before: Any = begun.pi
+        self._step = -1
         for (hidden, cell), name in ((begun.pi, "pi"), (begun.vf, "vf")):
             for part, kind in ((hidden, "hidden"), (cell, "cell")):
                 states = getattr(buffer, f"{kind}_states_{name}")
@@ -117,7 +118,7 @@ class RecurrentActing:
 
     def act(self, observations: Any, episode_starts: Array, masks: Array | None, step: int) -> Array:
         """Actions (E, ...)."""
-        self._before = self._actor.memory()
+        self._before, self._step = self._actor.memory(), step
         return self._actor.act(observations, episode_starts, masks, step)
 
     @th.no_grad()
@@ -131,7 +132,7 @@ class RecurrentActing:
             actions = actions.flatten()
         values, log_probs = (np.empty(len(steps), np.float32) for _ in range(2))
         memories = []
-        for units in steps.cut(-(-len(steps) // CHUNK_ROWS)):
+        for units in steps.cut(len(chunks(as_rows(buffer.observations)))):
             rows, part = steps.rows(units).numpy(), steps.take(units)  # numpy takes a tensor of one for a number
             part_values, memory = part.values_and_memory(self._policy)
             values[rows] = part_values.flatten().cpu().numpy()
@@ -145,19 +146,20 @@ class RecurrentActing:
         last = layout.last
         critic_memory = (memory[0][:, last], memory[1][:, last])
         self._remember(self._actor.memory(), critic_memory)
-        goes_on = th.as_tensor(~end.dones, device=self._device)[:, None]
+        goes_on = th.as_tensor(np.equal(end.dones, 0), device=self._device)[:, None]
         return self._next_values(
             obs_as_tensor(end.observations, self._device), (critic_memory[0] * goes_on, critic_memory[1] * goes_on)
         )
 
     @th.no_grad()
     def abandon(self, buffer: RolloutBuffer) -> None:
-        """Go back to what was remembered before the last step."""
+        """Remember what was remembered before the first step that is not in the buffer."""
         if buffer.pos == 0:
             return
+        actor = self._before if self._step == buffer.pos else self._actor.memory()
         steps, layout = sequential_steps(buffer, self._device, buffer.pos)
         _, (hidden, cell) = steps.values_and_memory(self._policy)
-        self._remember(self._before, (hidden[:, layout.last], cell[:, layout.last]))
+        self._remember(actor, (hidden[:, layout.last], cell[:, layout.last]))
 
     def _bootstrap(self, buffer: RolloutBuffer, end: End, layout: Layout, memory: Memory) -> None:
         """Add to the rewards at time limits what the critic, which remembers the episode, expects after them."""

@@ -23,6 +23,9 @@ from sb3_trpo.core.surrogate import uniform_weights, weighted_mean
 NARROW = 256
 """Units of a layer up to which one thread is not worse than several."""
 
+PIECE = 32
+"""Steps of the pieces on which a critic with memory is fitted."""
+
 COPIED_NUMBERS = 2**24
 """Features of a rollout, in all, up to which they are copied for the closed form."""
 
@@ -64,7 +67,7 @@ class MinibatchRegression:
 
     holdout: float = 0.0
     patience: int = 1
-    piece: int = 32
+    piece: int = PIECE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
@@ -140,6 +143,8 @@ class GaussNewtonRegression:
 
     def fit(self, critic: Critic, steps: Steps, returns: Tensor, settings: Settings) -> CriticFit:
         """Up to ``steps`` natural-gradient steps."""
+        rows, steps = steps.pieces(critic.policy, PIECE)
+        returns = returns[rows]
         units, held_out = (th.as_tensor(part) for part in split(steps.n_units, self.holdout))
         fitted, guarded = (_Regressed(steps.take(part), returns[steps.rows(part)]) for part in (units, held_out))
         values = value_function(critic.policy)

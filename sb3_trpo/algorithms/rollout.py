@@ -9,8 +9,8 @@ Callbacks find ``new_obs``, ``rewards``, ``dones``, ``infos``, ``actions``, ``cl
 ``obs_tensor`` does not exist. A policy whose weights are others at the end than at the start is refused.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo.algorithms.acting import End, TimeLimit
+from sb3_trpo.algorithms.acting import Acting, End, TimeLimit
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.activations import Array
@@ -88,7 +88,11 @@ def collect(
         }
     )
     n_steps = 0
-    with lean_stepping(env), one_numpy_thread() if acting.is_in_numpy else nullcontext():
+    with (
+        lean_stepping(env),
+        one_numpy_thread() if acting.is_in_numpy else nullcontext(),
+        _abandoned_if_left(acting, rollout_buffer),
+    ):
         while n_steps < n_rollout_steps:
             actions = acting.act(algorithm._last_obs, algorithm._last_episode_starts, masks.at(n_steps), n_steps)  # type: ignore[arg-type]
             clipped_actions = in_bounds(actions)
@@ -138,6 +142,16 @@ def collect(
     callback.update_locals({"values": values, "log_probs": log_probs, "n_steps": n_steps})
     callback.on_rollout_end()
     return True
+
+
+@contextmanager
+def _abandoned_if_left(acting: Acting, buffer: RolloutBuffer) -> Iterator[None]:
+    """Whatever ends the block before its end, another rollout can go on from there."""
+    try:
+        yield
+    except BaseException:
+        acting.abandon(buffer)
+        raise
 
 
 def _in_bounds(policy: Any) -> Callable[[Array], Array]:

@@ -67,12 +67,15 @@ class Sequences(Steps):
 
     @th.no_grad()
     def pieces(self, policy: Any, length: int) -> tuple[Tensor, "Sequences"]:
-        """The same steps in shorter sequences, which begin with what the policy remembers there, and their numbers."""
+        """The same steps in shorter sequences, which begin with what the critic remembers there, and their numbers.
+
+        They are for the critic: the actor's memory is brought forward only where the critic looks at it.
+        """
         indices: list[Tensor] = []
         parts: list[Sequences] = []
-        actor_memory, critic_memory = self.actor_memory, self.critic_memory
+        actor_memory, critic_memory, lengths = self.actor_memory, self.critic_memory, self.lengths
         for start in range(0, self.index.shape[1], length):
-            n_running = int((self.lengths > start).sum())
+            n_running = int((lengths > start).sum())
             indices.append(self.index[:n_running, start : start + length])
             memories = [(hidden[:, :n_running], cell[:, :n_running]) for hidden, cell in (actor_memory, critic_memory)]
             parts.append(self._arranged(indices[-1], *memories)[1])

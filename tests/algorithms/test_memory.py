@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo import RecurrentTRPO
+from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.policies import MaskableMlpLstmPolicy, MlpLstmPolicy
 from sb3_trpo.algorithms.recurrent import OWN_METHODS
 from sb3_trpo.core.parameters import flatten
@@ -221,11 +222,15 @@ def test_a_policy_whose_method_would_not_be_called_is_refused(base, name):
 def test_a_policy_with_something_special_in_the_right_place_is_trained():
     class Special(MlpLstmPolicy):
         def _get_action_dist_from_latent(self, latent_pi):
-            return super()._get_action_dist_from_latent(2.0 * latent_pi)
+            return self.action_dist.proba_distribution(self.action_net(latent_pi) / 0.01)
 
     env = DummyVecEnv([lambda: Walk(spaces.Discrete(3), BOX)])
     model = RecurrentTRPO(Special, env, n_steps=32, batch_size=32, seed=0, policy_kwargs=LSTM, device="cpu").learn(64)
     assert model.logger.name_to_value["train/is_line_search_success"] == 1.0
+    collect(model)
+    steps, actions, old_log_prob, *_ = model._experience()
+    log_prob = Actor(model.policy, steps).distribution(steps).log_prob(actions.flatten())
+    th.testing.assert_close(log_prob, old_log_prob, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["batch_first", "bidirectional", "proj_size"])
@@ -297,3 +302,46 @@ def test_masks_and_memory_are_evaluated_together_by_the_predictor():
     had_memory.clear()
     maskable_evaluation.evaluate_policy(model, env, n_eval_episodes=2)
     assert not any(had_memory)
+
+
+def test_after_an_error_in_the_environment_memory_and_observation_belong_together():
+    """The next rollout begins with what was remembered before the observation that is still to be acted on."""
+
+    class Fragile(Walk):
+        fails_at = 13
+
+        def step(self, action):
+            if self.total_steps == self.fails_at:
+                raise RuntimeError("the simulator has crashed")
+            return super().step(action)
+
+    env = DummyVecEnv([lambda: Fragile(spaces.Discrete(3), BOX, length=100)])
+    model = RecurrentTRPO("MlpLstmPolicy", env, n_steps=32, batch_size=32, seed=0, policy_kwargs=LSTM, device="cpu")
+    with pytest.raises(RuntimeError, match="crashed"):
+        model.learn(32)
+    buffer = model.rollout_buffer
+    assert buffer.pos == 13
+    memory = tuple(th.zeros(1, 1, 8) for _ in range(2))
+    for t in range(13):
+        starts = th.as_tensor(buffer.episode_starts[t])
+        with th.no_grad():
+            _, memory = model.policy.get_distribution(th.as_tensor(buffer.observations[t]), memory, starts)
+    th.testing.assert_close(model._last_lstm_states.pi, memory, rtol=1e-5, atol=1e-6)
+    assert memory[0].abs().max() > 0
+
+
+def test_squashed_actions_are_not_left_to_a_loop_that_only_clips_them():
+    kwargs = {**LSTM, "squash_output": True}
+    env = DummyVecEnv([lambda: Walk(spaces.Box(-2.0, 2.0, (1,), np.float32), BOX)])
+    settings = {"n_steps": 8, "batch_size": 8, "use_sde": True, "policy_kwargs": kwargs, "device": "cpu"}
+    RecurrentTRPO("MlpLstmPolicy", env, **settings).learn(8)
+    with pytest.raises(ValueError, match="squash_output=True needs the fast rollout"):
+        RecurrentTRPO("MlpLstmPolicy", env, fast_rollout=False, **settings).learn(8)
+
+
+def test_a_hook_on_the_policy_is_called_in_the_plain_loop():
+    model = make_model("lstm")
+    seen = []
+    model.policy.register_forward_hook(lambda *_: seen.append(1))
+    model.learn(64)
+    assert len(seen) == model.n_steps

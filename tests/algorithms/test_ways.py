@@ -215,3 +215,22 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(kind, settings):
     first, again, other = (weights(make_model(kind, seed=seed, **settings).learn(192)) for seed in (1, 1, 2))
     assert_same(first, again)
     assert any(not th.equal(first[name], other[name]) for name in first)
+
+
+def test_weights_of_a_ppo_that_shares_its_extractor_are_taken_and_its_optimiser_is_not(tmp_path):
+    model = make_model("masked_image")
+    kwargs = {**model.policy_kwargs, "share_features_extractor": True}
+    theirs = MaskablePPO("CnnPolicy", model.get_env(), n_steps=8, batch_size=8, device="cpu", policy_kwargs=kwargs)
+    theirs.save(tmp_path / "ppo")
+    with pytest.warns(UserWarning, match="the weights are loaded, the critic's optimiser stays as it is"):
+        model.set_parameters(str(tmp_path / "ppo"))
+    for name, parameter in theirs.policy.pi_features_extractor.named_parameters():
+        assert th.equal(parameter, model.policy.pi_features_extractor.get_parameter(name))
+    model.learn(64)
+
+
+def test_a_file_whose_policy_class_is_gone_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    make_model("lstm").save(tmp_path / "model")
+    monkeypatch.delattr(policies, "MlpLstmPolicy")
+    with pytest.warns(UserWarning, match="policy_class"), pytest.raises(ValueError, match="custom_objects"):
+        RecurrentTRPO.load(tmp_path / "model")

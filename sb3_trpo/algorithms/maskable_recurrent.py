@@ -15,30 +15,25 @@ from sb3_trpo.algorithms.policies import (
     MaskableMultiInputLstmPolicy,
 )
 from sb3_trpo.algorithms.recurrent import RecurrentAlgorithm
-from sb3_trpo.core.activations import Array
 
 
-class MaskableRecurrentRolloutBuffer(RecurrentRolloutBuffer):
-    """A recurrent buffer with room for the action masks (T, E, M)."""
+class WithMasks:
+    """Gives the rollout buffer it is mixed into room for action masks (T, E, M)."""
 
     def reset(self) -> None:
         """All actions are allowed until masks are written."""
-        super().reset()  # type: ignore[no-untyped-call]
-        self.action_masks = all_allowed(self)
+        super().reset()  # type: ignore[misc]
+        buffer: Any = self
+        n_options = sum(option_counts(buffer.action_space))
+        buffer.action_masks = np.ones((buffer.buffer_size, buffer.n_envs, n_options), dtype=np.float32)
 
 
-class MaskableRecurrentDictRolloutBuffer(RecurrentDictRolloutBuffer):
+class MaskableRecurrentRolloutBuffer(WithMasks, RecurrentRolloutBuffer):
+    """A recurrent buffer with action masks."""
+
+
+class MaskableRecurrentDictRolloutBuffer(WithMasks, RecurrentDictRolloutBuffer):
     """The same for dictionaries of observations."""
-
-    def reset(self) -> None:
-        """All actions are allowed until masks are written."""
-        super().reset()  # type: ignore[no-untyped-call]
-        self.action_masks = all_allowed(self)
-
-
-def all_allowed(buffer: Any) -> Array:
-    """Masks (T, E, M) that forbid nothing."""
-    return np.ones((buffer.buffer_size, buffer.n_envs, sum(option_counts(buffer.action_space))), dtype=np.float32)
 
 
 class MaskableRecurrentTRPO(MaskableAlgorithm, RecurrentAlgorithm):

@@ -218,7 +218,8 @@ def test_other_algorithms_are_rl_zoos_own(tmp_path):
 @pytest.mark.slow
 def test_rl_zoo_reads_the_runs_that_our_command_line_leaves(tmp_path):
     """Its ``enjoy`` the models and their statistics, its plots the episodes and the evaluations."""
-    command = "train --env Pendulum-v1 -n 2048 -P n_steps=128 --seed 0 --eval-episodes 3 -f logs".split()
+    options = ["-n", "2048", "-P", "n_steps=128", "--seed", "0", "--eval-episodes", "3", "-f", "logs"]
+    command = ["train", "--env", "Pendulum-v1", *options]
     subprocess.run([sys.executable, "-m", "sb3_trpo", *command], cwd=tmp_path, check=True, capture_output=True)
     for model in ([], ["--load-best"], ["--load-last-checkpoint"]):
         played = done(tmp_path, "enjoy", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "450", *model)

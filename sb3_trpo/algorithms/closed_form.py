@@ -38,6 +38,7 @@ class Perceptron:
 
     def __init__(self, policy: Any, mlp: Mlp, features: str):
         self._policy, self._mlp, self._features = policy, mlp.detach(), features
+        self.mlp = mlp
         self.parameters = mlp.parameters
         self.bytes_per_row = activation_bytes(mlp)
 

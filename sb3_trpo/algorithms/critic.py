@@ -11,8 +11,7 @@ import torch as th
 from torch import Tensor
 
 from sb3_trpo.algorithms.actor import GRAPHS, influencing, is_differentiable_twice
-from sb3_trpo.algorithms.closed_form import critic_form
-from sb3_trpo.algorithms.perceptrons import critic_mlp
+from sb3_trpo.algorithms.closed_form import Perceptron, critic_form
 from sb3_trpo.algorithms.steps import Steps, graph_bytes_per_row
 from sb3_trpo.core.distributions import FixedGaussian
 from sb3_trpo.core.fisher import AutogradJacobian, FiniteDifferenceJacobian, GaussNewton, Jacobian, Linearization
@@ -39,7 +38,7 @@ class Critic:
         self.parameters = [parameter for parameter in candidates if id(parameter) not in belongs_to_actor]
         trains_whole = form is not None and len(self.parameters) == len(form.parameters)
         self._form = form if trains_whole else None
-        self.mlp = critic_mlp(policy) if trains_whole else None
+        self.mlp = form.mlp if trains_whole and isinstance(form, Perceptron) else None
         """As a perceptron all of which trains, or None."""
         self.std = 1.0
         """Standard deviation of the residuals, the unit in which a trust region measures values."""

@@ -19,7 +19,10 @@ Units: TypeAlias = slice | Tensor
 SelfSteps = TypeVar("SelfSteps", bound="Steps")
 
 BATCH_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
-"""What a batch's activations may take: an update needs memory for one batch, whatever the length of the rollout."""
+"""What a batch's activations may take: an update needs memory for one batch, whatever the length of the rollout.
+
+A sequence is never cut, so that a batch of a policy with memory takes what its longest sequence takes, at least.
+"""
 
 
 @dataclass(frozen=True)

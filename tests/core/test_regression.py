@@ -1,4 +1,4 @@
-"""Minibatch descent: the closed form and autograd are twins; held-out rows end the fit; bad numbers are skipped."""
+"""Minibatch descent: the closed form and the Jacobian are twins; held-out rows end the fit; bad numbers are skipped."""
 
 import math
 

@@ -208,7 +208,7 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
 
 
 def test_nothing_is_made_of_what_cannot_be_built(tmp_path):
-    with pytest.raises(UsageError, match=r"trpo cannot be built for CartPole-v1: .*gSDE"):
+    with pytest.raises(UsageError, match="trpo cannot be built for CartPole-v1: use_sde=True is for"):
         train("CartPole-v1", log_folder=tmp_path / "runs", **{**SMALL, "overrides": {"use_sde": True}})
     assert not (tmp_path / "runs").exists()
 

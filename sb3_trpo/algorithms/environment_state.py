@@ -6,6 +6,7 @@ classic control, to Gymnasium's MuJoCo tasks, and to most environments written i
 else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -28,7 +29,7 @@ PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 TAKEN_APART = (RunningMeanStd, GymRunningMeanStd, StackedObservations)
 """Objects that hold nothing but what is taken of a layer."""
 NO_STATE = (
-    gym.Space, EnvSpec, ResultsWriter, np.dtype, np.ufunc,
+    gym.Space, EnvSpec, np.dtype, np.ufunc,
     type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, partial,
 )  # fmt: skip
 """Attributes of these types do not change from step to step."""
@@ -37,8 +38,8 @@ NEVER_TAKEN = frozenset({
     "_ezpickle_kwargs", "screen", "surf", "clock", "window", "viewer", "renderer", "mujoco_renderer", "model",
     "t_start", "episode_times",
 })  # fmt: skip
-"""The next layer, what was decided when the layer was made, what shows it, and clocks. So a MuJoCo model that is changed
-while it is simulated has to be changed again by whoever does so.
+"""The next layer, what was decided when the layer was made, what shows it, and clocks. Whoever changes a MuJoCo model
+while it is simulated has to do so again.
 """
 HISTORY = {Monitor: frozenset({"episode_returns", "episode_lengths"})}
 """What a layer only writes, and more of it with every episode."""
@@ -51,7 +52,7 @@ class Captured(NamedTuple):
     reason: str = ""
 
 
-class UnknownState(Exception):  # noqa: N818  # caught here
+class UnknownState(Exception):
     """An attribute that might be part of the state, and cannot be taken."""
 
 
@@ -68,9 +69,9 @@ def capture(env: VecEnv) -> Captured:
         if isinstance(inner, SubprocVecEnv) and inner.has_attr("capture_state"):
             states = inner.env_method("capture_state")
             if failed := [state for state in states if isinstance(state, str)]:
-                raise UnknownState(failed[0])  # noqa: TRY301
+                raise UnknownState(failed[0])
             return Captured({"wrappers": wrappers, "envs": states})
-        raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")  # noqa: TRY301
+        raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")
     except UnknownState as unknown:
         return Captured(None, str(unknown))
 
@@ -96,7 +97,7 @@ def restore(env: VecEnv, state: State) -> None:
         for layers, saved in zip(chains, states, strict=True):
             _put_all(layers, saved)
     else:
-        raise ValueError(f"{type(inner).__name__} does not let its environments be looked into")  # noqa: TRY004
+        raise ValueError(f"{type(inner).__name__} does not let its environments be looked into")
     _put_all(wrappers, state["wrappers"])
 
 
@@ -175,6 +176,8 @@ def _taken(layer: Any) -> State:
 
 def _put(layer: Any, state: State) -> None:
     """Give one layer a state that was taken of one like it."""
+    if isinstance(layer, gym.Env) and "generators" in state:
+        layer.np_random  # noqa: B018  # made when it is first asked for
     for kind, (_, _, put) in KINDS.items():
         for name, value in state.get(kind, {}).items():
             put(getattr(layer, name), value)
@@ -227,6 +230,12 @@ def _set_generator(generator: Any, state: State) -> None:
         generator.set_state(state)
 
 
+def _file_size(writer: ResultsWriter) -> State:
+    """How much of the file of episodes had been written: whoever goes on with it may cut off what came later."""
+    writer.file_handler.flush()
+    return {"size": os.fstat(writer.file_handler.fileno()).st_size}
+
+
 def _is_physics(value: Any) -> bool:
     return _type_name(value) == "mujoco._structs.MjData"
 
@@ -262,6 +271,7 @@ def _arrays(data: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
 KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], State], Callable[[Any, State], None]]] = {
     "generators": (_is_generator, _generator_state, _set_generator),
     "objects": (lambda value: isinstance(value, TAKEN_APART), _taken, _put),
+    "files": (lambda value: isinstance(value, ResultsWriter), _file_size, lambda writer, state: None),
     "physics": (_is_physics, _physics, _set_physics),
 }
 """Attributes that are more than plain data -> whether a value is one, how its state is taken, and how it is put."""

@@ -198,7 +198,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self.radius_controller = None
         self.critic_regression = None
         self._rollout_seconds = math.nan
-        self._training_state: dict[str, Any] | None = None  # in a file, and from `load` to `learn`
+        self._training_state: dict[str, Any] | None = None  # set in a file, and from `load` to `learn`
         self._boundary: TrainingState | None = None  # of the last rollout's start, where it is kept
         self._n_updates_at_start = 0
         if _init_setup_model:
@@ -412,6 +412,21 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         """Environment steps that were asked of the last `learn` and not made: with which a loaded model goes on."""
         return max(self._total_timesteps - self.num_timesteps, 0)
 
+    @property
+    def resumes_at(self) -> int:
+        """The environment step at which a model goes on that is saved now."""
+        between = self._last_boundary
+        return self.num_timesteps if between is None else int(between.attributes["num_timesteps"])
+
+    @property
+    def monitor_sizes(self) -> list[int | None]:
+        """How long each environment's file of episodes was, in bytes, when a model that goes on was saved."""
+        environment = (self._training_state or {}).get("environment") or {"envs": []}
+        return [
+            next((file["size"] for layer in layers for file in layer.get("files", {}).values()), None)
+            for layers in environment["envs"]
+        ]
+
     def save(self, path: ModelFile, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Save the model, and with it all that `load` with ``force_reset=False`` needs to go on exactly.
 
@@ -431,12 +446,16 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         finally:
             self._training_state = waiting
 
-    def _state_between_updates(self) -> TrainingState:
-        """That of the start of the rollout, where it is kept and no update followed; else the present one."""
+    @property
+    def _last_boundary(self) -> TrainingState | None:
+        """The state at the start of the rollout, where it is kept and no update followed."""
         boundary = self._boundary
-        if boundary is None or boundary.updates != self._n_updates:
-            return TrainingState.of(self)
-        return boundary._replace(log=pending_log(self))
+        return None if boundary is None or boundary.updates != self._n_updates else boundary
+
+    def _state_between_updates(self) -> TrainingState:
+        """The last boundary, else the present state."""
+        boundary = self._last_boundary
+        return TrainingState.of(self) if boundary is None else boundary._replace(log=pending_log(self))
 
     @classmethod
     def load(

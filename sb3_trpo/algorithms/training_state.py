@@ -1,4 +1,4 @@
-"""All that decides how a training goes on, beside parameters and settings: captured between two updates, restored later.
+"""All that decides how a training goes on, beside parameters and settings: captured between two updates.
 
 A training that goes on from it repeats what the uninterrupted one would have done, bit for bit, if the state of the
 environments can be captured (see `environment_state`); otherwise they begin new episodes, with a warning.

@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,9 +23,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
 from sb3_trpo.algorithms.acting import Acting, acting_of
+from sb3_trpo.algorithms.action_start import for_environment, options_taken
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state
 from sb3_trpo.algorithms.experience import Experience, independent_steps
+from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.model_file import ModelFile, prepare_loading
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
@@ -34,6 +36,9 @@ from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.training_state import TrainingState, pending_log
+from sb3_trpo.algorithms.transaction import all_or_nothing
+from sb3_trpo.algorithms.vec_env import lean_stepping
+from sb3_trpo.algorithms.watch import watched
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
 from sb3_trpo.core.surrogate import Surrogate, normalized_weights, standardize, uniform_weights
@@ -201,6 +206,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self._training_state: dict[str, Any] | None = None  # set in a file, and from `load` to `learn`
         self._boundary: TrainingState | None = None  # of the last rollout's start, where it is kept
         self._n_updates_at_start = 0
+        self._has_warned_of_scale = False
         if _init_setup_model:
             self._setup_model()
 
@@ -229,10 +235,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
     @one_numpy_thread()
+    @all_or_nothing
     def train(self) -> None:
         """One update: a natural-gradient step of the actor, then regression of the critic on the returns.
 
-        Schulman et al. 2015, algorithm 1 with the approximations of section 6.
+        Schulman et al. 2015, algorithm 1 with the approximations of section 6. One that is interrupted has not been.
         """
         # Dropout and batch statistics would make the policy differ between two evaluations of the same parameters.
         self.policy.set_training_mode(False)
@@ -342,16 +349,33 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """As in Stable-Baselines3, faster where the actor is a plain perceptron; the time is noted for the log."""
+        """As in Stable-Baselines3, faster where the actor is a plain perceptron; the time is noted for the log.
+
+        :raises ExperienceError: for rewards, observations or values that nothing can be learned from
+        """
         started = time.perf_counter()
         if self.keeps_boundaries:
             self._boundary = TrainingState.of(self)
-        if self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps):
-            finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
-        else:
-            finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
+        is_fast = self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps)
+        with lean_stepping(env) if is_fast else nullcontext(), guarded(self, env, rollout_buffer):
+            if is_fast:
+                finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
+            else:
+                with options_taken(env, self.action_space):
+                    finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
         self._rollout_seconds = time.perf_counter() - started
         return finished
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Actions for observations, as in Stable-Baselines3; those of ``Discrete(n, start=s)`` start at s."""
+        options, state = super().predict(observation, state, episode_start, deterministic)
+        return for_environment(options, self.action_space), state
 
     def learn(
         self: SelfAlgorithm,
@@ -392,15 +416,20 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        """Also go on from the state of training that was loaded, unless the counting or the environment starts anew."""
+        """Also go on from the state of training that was loaded, unless the counting or the environment starts anew.
+
+        :raises ExperienceError: for first observations that nothing can be learned from
+        """
         state = None if reset_num_timesteps or self._last_obs is None else self._training_state
         self._training_state = self._boundary = None
-        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._n_updates_at_start = self._n_updates
-        if state is not None:
-            restored = TrainingState(**state)
-            restored.restore(self)
-            self._n_updates_at_start -= restored.iterations
+        assert self.env is not None
+        with watched(self.env):
+            prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            self._n_updates_at_start = self._n_updates
+            if state is not None:
+                restored = TrainingState(**state)
+                restored.restore(self)
+                self._n_updates_at_start -= restored.iterations
         return prepared
 
     def dump_logs(self, iteration: int = 0) -> None:
@@ -530,7 +559,14 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         """Also what belongs to the running `learn`, and what is found anew."""
-        own = ["_rollout_seconds", "_boundary", "keeps_boundaries", "while_learning", "_kept_by_optimizer"]
+        own = [
+            "_rollout_seconds",
+            "_has_warned_of_scale",
+            "_boundary",
+            "keeps_boundaries",
+            "while_learning",
+            "_kept_by_optimizer",
+        ]
         return [*super()._excluded_save_params(), *own]
 
     def _probe_policy(self) -> Actor:

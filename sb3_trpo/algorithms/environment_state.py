@@ -1,7 +1,7 @@
 """What environments remember between two steps, as plain data: captured, and put back into others like them.
 
 Of every layer, be it a wrapper or the environment itself, those attributes are taken that are numbers, strings, arrays
-or collections of them, numpy's generators, running statistics, and the physics of MuJoCo. That is all there is to
+or collections of them, numpy's generators, also those of spaces, running statistics, and the physics of MuJoCo. That is all there is to
 classic control, to Gymnasium's MuJoCo tasks, and to most environments written in Python. Where an attribute is anything
 else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
 """
@@ -29,7 +29,7 @@ PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 TAKEN_APART = (RunningMeanStd, GymRunningMeanStd, StackedObservations)
 """Objects that hold nothing but what is taken of a layer."""
 NO_STATE = (
-    gym.Space, EnvSpec, np.dtype, np.ufunc,
+    EnvSpec, np.dtype, np.ufunc,
     type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, partial,
 )  # fmt: skip
 """Attributes of these types do not change from step to step."""
@@ -230,6 +230,28 @@ def _set_generator(generator: Any, state: State) -> None:
         generator.set_state(state)
 
 
+def _space_state(space: gym.Space[Any]) -> State:
+    """The generators that a space and its parts sample with, None before the first sample."""
+    generator = space._np_random
+    return {
+        "generator": None if generator is None else _generator_state(generator),
+        "parts": [_space_state(part) for part in _parts(space)],
+    }
+
+
+def _set_space(space: gym.Space[Any], state: State) -> None:
+    if state["generator"] is not None:
+        _set_generator(space.np_random, state["generator"])
+    for part, saved in zip(_parts(space), state["parts"], strict=True):
+        _set_space(part, saved)
+
+
+def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:
+    if isinstance(space, gym.spaces.Dict):
+        return list(space.spaces.values())
+    return list(space.spaces) if isinstance(space, gym.spaces.Tuple) else []
+
+
 def _file_size(writer: ResultsWriter) -> State:
     """How much of the file of episodes had been written: whoever goes on with it may cut off what came later."""
     writer.file_handler.flush()
@@ -270,6 +292,7 @@ def _arrays(data: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
 
 KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], State], Callable[[Any, State], None]]] = {
     "generators": (_is_generator, _generator_state, _set_generator),
+    "spaces": (lambda value: isinstance(value, gym.Space), _space_state, _set_space),
     "objects": (lambda value: isinstance(value, TAKEN_APART), _taken, _put),
     "files": (lambda value: isinstance(value, ResultsWriter), _file_size, lambda writer, state: None),
     "physics": (_is_physics, _physics, _set_physics),

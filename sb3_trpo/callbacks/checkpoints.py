@@ -73,6 +73,7 @@ class Checkpoints(EndedBySignals):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        self.save_path.mkdir(parents=True, exist_ok=True)  # now, and not at the end, if it cannot be made
         self.model.keeps_boundaries = True
         self.model.while_learning.enter_context(self._ended_by_signals())
         self._plan()

@@ -1,9 +1,9 @@
 """What environments remember between two steps, as plain data: captured, and put back into others like them.
 
 Of every layer, be it a wrapper or the environment itself, those attributes are taken that are numbers, strings, arrays
-or collections of them, numpy's generators, also those of spaces, running statistics, and the physics of MuJoCo. That is all there is to
-classic control, to Gymnasium's MuJoCo tasks, and to most environments written in Python. Where an attribute is anything
-else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
+or collections of them, numpy's generators, also those of spaces, running statistics, and the physics of MuJoCo. That is
+all there is to classic control, to Gymnasium's MuJoCo tasks, and to most environments written in Python. Where an
+attribute is anything else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
 """
 
 import os

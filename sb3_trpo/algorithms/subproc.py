@@ -7,6 +7,7 @@ lost as a whole: answers of the others would belong to another step, so all are 
 """
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ FAILURE_SECONDS = 3.0
 """How long, when one of them has been lost."""
 TERMINATE_SECONDS = 1.0
 """How long a process may take to end by SIGTERM, before it is killed."""
+
+LOOK_SECONDS = 1.0
+"""How often the other workers are looked after while one is waited for."""
 
 
 class WorkerError(ConnectionError):
@@ -115,9 +119,7 @@ class _Watched:
 
     def recv(self) -> Any:
         self._check_open()
-        ready = wait([self.connection, self._process.sentinel], self.timeout)
-        if not ready:
-            raise self._failure(f"has not answered for {self.timeout:g} seconds")
+        ready = self._wait()
         try:
             if self.connection in ready or self.connection.poll():  # it may have answered before its end
                 return self.connection.recv()
@@ -137,6 +139,19 @@ class _Watched:
     @property
     def _process(self) -> Any:
         return self.env.processes[self.index]
+
+    def _wait(self) -> list[Any]:
+        """Until there is an answer, or nobody to give it; now and then the other workers are looked after."""
+        ends = time.monotonic() + (math.inf if self.timeout is None else self.timeout)
+        while True:
+            ready = wait([self.connection, self._process.sentinel], min(LOOK_SECONDS, ends - time.monotonic()))
+            if ready:
+                return ready
+            for other in self.env.remotes:
+                if not other._process.is_alive():
+                    raise other._lost()
+            if time.monotonic() >= ends:
+                raise self._failure(f"has not answered for {self.timeout:g} seconds")
 
     def _check_open(self) -> None:
         if self.connection.closed:

@@ -32,12 +32,24 @@ make_walk = partial(Walk, ACTIONS, BOX)
 
 
 def make_late():
-    """Takes too long, so that what happens to it happens before it is there."""
+    """Takes so long that it is killed before it is there."""
     time.sleep(60)
 
 
 def make_broken():
     raise RuntimeError("no such robot")
+
+
+class Slow(gym.Wrapper):
+    """A step of it takes a minute."""
+
+    def step(self, action):
+        time.sleep(60)
+        return self.env.step(action)
+
+
+def make_slow():
+    return Slow(make_walk())
 
 
 class Failing(gym.Wrapper):
@@ -160,6 +172,15 @@ def test_a_worker_that_is_killed_while_it_sends_much():
     with pytest.raises(WorkerError, match=r"the process of environment 1 .* was killed by SIGKILL"):
         env.step_wait()
     assert all_ended([process.pid for process in env.processes])
+
+
+def test_a_worker_that_is_killed_while_another_is_waited_for(monkeypatch):
+    monkeypatch.setattr(subproc, "FAILURE_SECONDS", 0.2)
+    env = WatchedSubprocVecEnv([make_slow, make_walk], start_method="fork")
+    env.reset()
+    env.processes[1].kill()
+    with pytest.raises(WorkerError, match=r"the process of environment 1 .* was killed by SIGKILL"):
+        env.step(np.zeros((2, 2), np.float32))
 
 
 @pytest.mark.parametrize("cls", [WatchedSubprocVecEnv, SubprocVecEnv])

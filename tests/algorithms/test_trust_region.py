@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import Categorical, kl_divergence
 
 from sb3_trpo import TRPO, MaskableTRPO
 from tests.algorithms.capture import captured_steps
@@ -35,8 +35,16 @@ def joint_kl(old_policy, new_policy, buffer):
     kls = []
     for (old, *_), (new, *_) in zip(play_back(old_policy, buffer), play_back(new_policy, buffer), strict=True):
         parts = zip(components(old), components(new), strict=True)
-        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_divergence(p, q) for p, q in parts)))
+        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_of(p, q) for p, q in parts)))
     return float(th.cat(kls).double().mean())
+
+
+def kl_of(old, new):
+    """Torch's, but of categories by their logits: it says infinity where a probability is too small for a float."""
+    if not isinstance(old, Categorical):
+        return kl_divergence(old, new)
+    differences = th.where(old.probs > 0, old.logits - new.logits, 0.0)
+    return (old.probs * differences).sum(-1)
 
 
 def components(distribution):

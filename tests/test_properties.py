@@ -100,6 +100,8 @@ def predictions(model, case):
     space = copy.deepcopy(case.observation_space)
     space.seed(0)
     th.manual_seed(0)
+    if model.use_sde:
+        model.policy.reset_noise(case.n_envs)  # that of the last rollout is not saved
     found, state = [], None
     for deterministic in (True, False):
         observations = [space.sample() for _ in range(case.n_envs)]

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
-from torch.distributions import Categorical, kl_divergence
+from torch.distributions import Bernoulli, Categorical, kl_divergence
+from torch.nn.functional import logsigmoid
 
 from sb3_trpo import TRPO, MaskableTRPO
 from tests.algorithms.capture import captured_steps
@@ -40,11 +41,13 @@ def joint_kl(old_policy, new_policy, buffer):
 
 
 def kl_of(old, new):
-    """Torch's, but of categories by their logits: it says infinity where a probability is too small for a float."""
-    if not isinstance(old, Categorical):
-        return kl_divergence(old, new)
-    differences = th.where(old.probs > 0, old.logits - new.logits, 0.0)
-    return (old.probs * differences).sum(-1)
+    """Torch's, but of options and coins by their logits: it says infinity where a probability underflows."""
+    if isinstance(old, Categorical):
+        return (old.probs * th.where(old.probs > 0, old.logits - new.logits, 0.0)).sum(-1)
+    if isinstance(old, Bernoulli):
+        heads, tails = (logsigmoid(sign * old.logits) - logsigmoid(sign * new.logits) for sign in (1, -1))
+        return old.probs * heads + (1 - old.probs) * tails
+    return kl_divergence(old, new)
 
 
 def components(distribution):

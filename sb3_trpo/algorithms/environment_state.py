@@ -72,8 +72,8 @@ def capture(env: VecEnv) -> Captured:
                 raise UnknownState(failed[0])
             return Captured({"wrappers": wrappers, "envs": states})
         raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")
-    except UnknownState as unknown:
-        return Captured(None, str(unknown))
+    except (UnknownState, EOFError, OSError) as error:  # the latter two of processes that have died
+        return Captured(None, str(error))
 
 
 def restore(env: VecEnv, state: State) -> None:

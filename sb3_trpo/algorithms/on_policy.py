@@ -34,6 +34,7 @@ from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
 from sb3_trpo.algorithms.policies import Kind
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
 from sb3_trpo.algorithms.steps import Steps
+from sb3_trpo.algorithms.subproc import watch
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.training_state import TrainingState, pending_log
 from sb3_trpo.algorithms.transaction import all_or_nothing
@@ -57,7 +58,8 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
     :param policy: a name, ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"`` (with memory ``"MlpLstmPolicy"``
         and so on), or a policy class
-    :param env: environment, vectorised environment, or the id of a registered one
+    :param env: environment, vectorised environment, or the id of a registered one; a `SubprocVecEnv` is watched, see
+        `sb3_trpo.algorithms.subproc`
     :param learning_rate: of the critic's optimiser; number or schedule
     :param n_steps: steps per environment and update
     :param batch_size: minibatch size of the critic
@@ -209,6 +211,13 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self._has_warned_of_scale = False
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As in Stable-Baselines3; a `SubprocVecEnv` tells of dead workers from then on."""
+        wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        watch(wrapped)
+        return wrapped
 
     def _setup_model(self) -> None:
         """Build buffer, policy, schedules and the radius controller, unless a saved one was restored."""

@@ -91,7 +91,8 @@ def _iterate_on_host(
         pAp = th.dot(p, Ap).item()
         if not (math.isfinite(pAp) and math.isfinite(rz)):
             return x, r, CGStatus.NON_FINITE, steps
-        curvature = pAp / th.dot(p, p).item()
+        pp = th.dot(p, p).item()
+        curvature = pAp / pp if pp > 0 else 0.0  # of a direction too short to be squared nothing is known
         largest_curvature = max(largest_curvature, curvature)
         if curvature <= negligible * largest_curvature or rz <= 0:
             return x, r, CGStatus.NON_POSITIVE_CURVATURE, steps
@@ -129,7 +130,7 @@ def _iterate_on_device(
         pAp = th.dot(p, Ap)
         curvature = pAp / th.dot(p, p)
         largest_curvature = th.maximum(largest_curvature, curvature)
-        is_flat = (curvature <= negligible * largest_curvature) | (rz <= 0)
+        is_flat = ~(curvature > negligible * largest_curvature) | (rz <= 0)  # also where p is too short to be squared
         breakdown = th.where(th.isfinite(pAp) & th.isfinite(rz), th.where(is_flat, FLAT, RUNNING), NON_FINITE)
         status = th.where(status == RUNNING, breakdown, status)
         moves = status == RUNNING

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import Bernoulli, Categorical, kl_divergence
+from torch.nn.functional import logsigmoid
 
 from sb3_trpo import TRPO, MaskableTRPO
 from tests.algorithms.capture import captured_steps
@@ -35,8 +36,18 @@ def joint_kl(old_policy, new_policy, buffer):
     kls = []
     for (old, *_), (new, *_) in zip(play_back(old_policy, buffer), play_back(new_policy, buffer), strict=True):
         parts = zip(components(old), components(new), strict=True)
-        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_divergence(p, q) for p, q in parts)))
+        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_of(p, q) for p, q in parts)))
     return float(th.cat(kls).double().mean())
+
+
+def kl_of(old, new):
+    """Torch's, but of options and coins by their logits: it says infinity where a probability underflows."""
+    if isinstance(old, Categorical):
+        return (old.probs * th.where(old.probs > 0, old.logits - new.logits, 0.0)).sum(-1)
+    if isinstance(old, Bernoulli):
+        heads, tails = (logsigmoid(sign * old.logits) - logsigmoid(sign * new.logits) for sign in (1, -1))
+        return old.probs * heads + (1 - old.probs) * tails
+    return kl_divergence(old, new)
 
 
 def components(distribution):

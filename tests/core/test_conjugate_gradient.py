@@ -141,6 +141,14 @@ def test_a_singular_system_keeps_the_last_good_iterate():
     assert solution.x[0] == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("iterate", [_iterate_on_host, _iterate_on_device])
+def test_a_direction_too_short_to_be_squared_ends_it(iterate):
+    b = th.ones(3)
+    x, _, status, steps = iterate(lambda v: v, b, th.zeros(3), b.clone(), 5, 0.0, lambda r: 1e-25 * r)
+    assert (status, steps) == (CGStatus.NON_POSITIVE_CURVATURE, 0)
+    assert th.equal(x, th.zeros(3))
+
+
 def test_step_limit_is_kept():
     a, b = spd(30, seed=7, condition=1e6)
     solution = solve(a, b, max_steps=4)

@@ -4,7 +4,6 @@ Functions are imported where they are called, so that ``--help`` and complaints 
 """
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from sb3_trpo.zoo.options import (
     Steps,
     Stochastic,
     Threads,
+    Trust,
     parse_overrides,
     prepare,
 )
@@ -80,14 +80,16 @@ def train(
     wandb_project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "sb3-trpo",
     device: Device = "auto",
     num_threads: Threads = 1,
+    trust: Trust = False,
     gym_packages: GymPackages = None,
 ) -> None:
     """Train a model and leave it, with logs and evaluations, in a run folder that RL Zoo can read."""
     if (env is None) == (resume is None):
         raise UsageError("give an environment to train in (--env ID), or a run to go on with (--resume RUN)")
+    if env is not None and trust:
+        raise UsageError("--trust is for a run to go on with (--resume RUN): leave it out")
     whole("--n-seeds", n_seeds, 1)
-    if resume is not None:
-        _refuse_all_but(context, ("resume", "n_timesteps", "log_folder", "num_threads", "gym_packages"))
+    _refuse_ignored(context, resume)
     prepare(gym_packages, num_threads)
     from sb3_trpo.zoo.console import console
     from sb3_trpo.zoo.train_run import Trained
@@ -107,7 +109,7 @@ def train(
             console.print(f"go on   sb3-trpo train --resume {where}", markup=False)
 
     if resume is not None:
-        trained = go_on(_run(resume, log_folder), n_timesteps, show_progress=True)
+        trained = go_on(_run(resume, log_folder), n_timesteps, show_progress=True, trust=trust)
         say(trained)
         raise typer.Exit(130 if trained.was_interrupted else 0)
     means: list[float] = []
@@ -151,6 +153,7 @@ def enjoy(
     log_folder: LogFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 20_000,
     device: Device = "auto",
+    trust: Trust = False,
     gym_packages: GymPackages = None,
 ) -> None:
     """Watch a trained model play, or film it."""
@@ -168,6 +171,7 @@ def enjoy(
         render=not no_render,
         seed=seed,
         device=device,
+        trust=trust,
     )
     film = f"; film {video}" if video else ""
     console.print(f"return {', '.join(f'{value:.1f}' for value in returns)}{film}", markup=False)
@@ -182,6 +186,7 @@ def evaluate(
     log_folder: LogFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 20_000,
     device: Device = "auto",
+    trust: Trust = False,
     gym_packages: GymPackages = None,
 ) -> None:
     """Measure a trained model: mean, standard deviation, interquartile mean and its interval."""
@@ -190,7 +195,7 @@ def evaluate(
     from sb3_trpo.zoo.playing import evaluate_run
 
     score = evaluate_run(
-        run, episodes, log_folder=log_folder, best=best, stochastic=stochastic, seed=seed, device=device
+        run, episodes, log_folder=log_folder, best=best, stochastic=stochastic, seed=seed, device=device, trust=trust
     )
     if as_json:
         typer.echo(score.as_json())
@@ -226,11 +231,13 @@ def list_runs(
     console.print(table)
 
 
-def _refuse_all_but(context: typer.Context, names: Sequence[str]) -> None:
+def _refuse_ignored(context: typer.Context, resume: str | None) -> None:
     """Refuse options beside ``--resume`` that would be ignored: a run goes on as it was begun."""
+    names = ("resume", "n_timesteps", "log_folder", "num_threads", "trust", "gym_packages")
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in names:
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if resume is not None and is_given and parameter.name not in names:
             raise UsageError(f"{parameter.opts[-1]} cannot be changed when a run goes on: leave it out")
 
 

@@ -231,7 +231,11 @@ class _Builder:
         return made
 
     def _deque(self, call: Call) -> deque[Any]:
-        return deque([*self.value(call.args[0]), *map(self.value, call.parts)], *call.args[1:])
+        before = self.value(call.args[0]) if call.args else ()
+        return deque([*before, *map(self.value, call.parts)], *call.args[1:])
+
+    def _complex(self, call: Call) -> complex:
+        return complex(*call.args)
 
     def _ordered(self, call: Call) -> "OrderedDict[Any, Any]":
         pairs = [*(self.value(call.args[0]) if call.args else ())]
@@ -247,6 +251,7 @@ RECIPES: dict[str, Callable[[_Builder, Call], Any]] = {
     "numpy.random._pickle.__bit_generator_ctor": _Builder._bit_generator,
     "numpy.random._pickle.__generator_ctor": _Builder._generator,
     "numpy.random._pickle.__randomstate_ctor": _Builder._random_state,
+    "builtins.complex": _Builder._complex,
     "collections.deque": _Builder._deque,
     "collections.OrderedDict": _Builder._ordered,
 }

@@ -9,6 +9,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, Any, NamedTuple
 
@@ -104,6 +105,7 @@ def _checked(text: bytes, entries: Mapping[str, bytes], name: str) -> Mapping[st
     return manifest  # type: ignore[no-any-return]
 
 
+@cache
 def _versions() -> dict[str, str]:
     """Of the packages that are installed."""
     found = {}

@@ -203,17 +203,18 @@ def test_a_zip_bomb_is_refused_before_it_is_inflated(inside):
 
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("data", "w") as entry:
-        for _ in range(128):
+        for _ in range(256):
             entry.write(bytes(2**20))
     bomb = stream.getvalue()
     assert len(bomb) < 2**20
     if inside:  # a file of torch's, which is a zip of its own
         bomb = changed((FIXTURES / f"{FILES[0]}.zip").read_bytes(), entries={"policy.pth": bomb})
+    TRPO.load(FIXTURES / f"{FILES[0]}.zip")  # what is imported and built on the way does not count
     tracemalloc.start()
     try:
-        with pytest.raises(FileError, match="compressed" if inside else r"would inflate to 134,217,728"):
+        with pytest.raises(FileError, match="compressed" if inside else r"would inflate to 268,435,456"):
             TRPO.load(io.BytesIO(bomb))
-        assert tracemalloc.get_traced_memory()[1] < 2**26
+        assert tracemalloc.get_traced_memory()[1] < 2**25
     finally:
         tracemalloc.stop()
 

@@ -80,7 +80,7 @@ def test_statistics_of_another_environment_are_refused_by_name(normalizer, tmp_p
         load_normalizer(tmp_path / "statistics.pkl", other)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", pickle.dumps([1])[:-1]])
+@pytest.mark.parametrize("content", [b"", b"K", pickle.dumps([1])[:-1]])
 def test_what_is_no_pickle_is_refused_by_name(tmp_path, content):
     (tmp_path / "statistics.pkl").write_bytes(content)
     with pytest.raises(FileError, match=r"statistics\.pkl holds no statistics of VecNormalize, or is damaged"):

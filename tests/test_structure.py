@@ -15,16 +15,18 @@ PACKAGE = ROOT / "sb3_trpo"
 ALLOWED = {
     "__main__": {"zoo"},
     "core": {"core"},
-    "algorithms": {"algorithms", "extensions", "distributed", "core"},
+    "algorithms": {"algorithms", "extensions", "distributed", "saving", "core"},
     "extensions": {"extensions", "core"},
-    "callbacks": {"callbacks", "algorithms", "core"},
-    "evaluation": {"evaluation"},
+    "callbacks": {"callbacks", "algorithms", "saving", "files", "core"},
+    "evaluation": {"evaluation", "files"},
+    "files": set(),
+    "saving": {"saving", "files"},
     "distributed": {"distributed"},
-    "zoo": {"zoo", "algorithms", "callbacks", "extensions", "distributed", "evaluation", "core"},
+    "zoo": {"zoo", "algorithms", "callbacks", "extensions", "distributed", "evaluation", "saving", "files", "core"},
     "__init__": {"algorithms"},
 }
 LIBRARIES = {
-    "stable_baselines3": {"algorithms", "callbacks", "zoo"},
+    "stable_baselines3": {"algorithms", "callbacks", "saving", "zoo"},
     "sb3_contrib": {"algorithms", "callbacks", "zoo"},
     "optuna": {"zoo"},
     "rl_zoo3": {"zoo"},

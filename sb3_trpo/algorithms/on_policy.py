@@ -16,9 +16,9 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.utils import explained_variance, get_device, get_system_info
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
@@ -29,9 +29,9 @@ from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state
 from sb3_trpo.algorithms.experience import Experience, independent_steps
 from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
-from sb3_trpo.algorithms.model_file import ModelFile, prepare_loading
+from sb3_trpo.algorithms.model_file import REBUILT, attributes_of, parameters_of
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
-from sb3_trpo.algorithms.policies import Kind
+from sb3_trpo.algorithms.policies import ALGORITHM_FOR, Kind
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.subproc import watch
@@ -44,6 +44,8 @@ from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
 from sb3_trpo.core.surrogate import Surrogate, normalized_weights, standardize, uniform_weights
 from sb3_trpo.core.trust_region import RadiusController
+from sb3_trpo.saving.errors import FileError
+from sb3_trpo.saving.model import VARIABLES, ModelFile, SavedModel, read_model, write_model
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
@@ -470,19 +472,27 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
         That is the state between two updates. Saved during a rollout, it is that of its start if a callback keeps it
         (`sb3_trpo.callbacks.Checkpoints`), else the present one: the steps of the rollout so far are then not learned
-        from.
+        from. A file is written whole or not at all, an open one as it comes.
 
-        :param path: file name, to which ``.zip`` is added where it has no suffix, or an open file
-        :param exclude: attributes to leave out, such as ``"_training_state"``
-        :param include: attributes to save that otherwise are not
+        :param path: ``.zip`` is added to a path without suffix, folders are made
+        :param exclude: attributes that are not to be saved, such as ``"_training_state"``
+        :param include: attributes that usually are not, and are to be
+        :raises OSError: naming the file, when it cannot be written; the old one is as it was
+        :raises ValueError: for an attribute that cannot be saved
         """
-        waiting = self._training_state  # loaded, and not yet gone on from
-        if waiting is None:
-            self._training_state = self._state_between_updates()._asdict()
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._training_state = waiting
+        states, variables = self._get_torch_save_params()
+        left_out = {*self._excluded_save_params(), *(exclude or ())} - {*(include or ())}
+        left_out |= {name.split(".")[0] for name in (*states, *variables)}
+        attributes = {name: value for name, value in vars(self).items() if name not in left_out}
+        if attributes.get("_training_state", ()) is None:  # else loaded, and not yet gone on from
+            attributes["_training_state"] = self._state_between_updates()._asdict()
+        write_model(
+            path,
+            ALGORITHM_FOR[self.kind],
+            attributes,
+            self.get_parameters(),
+            {name: recursive_getattr(self, name) for name in variables},
+        )
 
     @property
     def _last_boundary(self) -> TrainingState | None:
@@ -504,6 +514,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        trust: bool = False,
         **kwargs: Any,
     ) -> SelfAlgorithm:
         """Load a model saved by this class; `TRPO` also loads those of `sb3_contrib.TRPO`.
@@ -512,7 +523,12 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
         given here are taken as they are.
 
+        No code of the file is run. Classes of your own and lambdas, which are code, are loaded with ``trust=True``
+        only: pass it for files that you made yourself.
+
         :param env: environment to go on training in, or its id; not needed to predict
+        :param custom_objects: values in place of those of the file
+        :param trust: run the code that is in the file
         :param force_reset: False to go on exactly: environments, random generators, statistics and counters are then as
             they were when the model was saved, once `learn` is called with ``reset_num_timesteps=False``:
 
@@ -522,24 +538,53 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
                 model.learn(model.timesteps_left, reset_num_timesteps=False)
 
         :param kwargs: constructor arguments to change
-        :raises ValueError: for the file of another algorithm, saying which class loads it, or an argument that cannot
-            be used
+        :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
+            for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
         """
         if isinstance(env, str):
             env = maybe_make_env(env, verbose=0)
         if env is not None:
             env = cls._wrap_env(env)
-        custom_objects, kwargs = prepare_loading(path, cls.__name__, cls.kind, env, custom_objects, kwargs)
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        file = read_model(path)
+        if print_system_info:
+            print("== CURRENT SYSTEM INFO ==")
+            get_system_info()
+            print(f"== SAVED MODEL SYSTEM INFO ==\n{file.system}")
+        attributes = attributes_of(file, cls, cls.kind, env, custom_objects, kwargs, trust)
+        if env is None:
+            env = attributes.get("env")
+        else:
+            attributes["n_envs"] = env.num_envs
+            if force_reset:
+                attributes["_last_obs"] = None
+        model = cls(attributes["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
+        vars(model).update(attributes)
+        model._setup_model()
+        model._restore(file, device)
         if force_reset:
             model._training_state = None
         elif model._training_state is not None:
             TrainingState(**model._training_state).rewind(model)
         return model
 
+    def _restore(self, file: SavedModel, device: th.device | str) -> None:
+        """Take the weights of a file.
+
+        :raises FileError: when they are not those of this policy
+        """
+        try:
+            self.set_parameters(parameters_of(file, self._get_torch_save_params()[0], self.policy, get_device(device)))
+        except RuntimeError as error:
+            raise FileError(f"{file.name}: the weights are not those of its policy: {error}") from error
+        if VARIABLES in file.tensors:
+            for name, value in file.state(VARIABLES, get_device(device)).items():
+                recursive_setattr(self, f"{name}.data", value.data)
+        if self.use_sde:
+            self.policy.reset_noise()  # for matrices on the right device
+
     def set_parameters(  # type: ignore[override]  # Stable-Baselines3 means dictionaries of dictionaries, too
         self,
-        load_path_or_dict: str | dict[str, dict[str, Any]],
+        load_path_or_dict: ModelFile | dict[str, dict[str, Any]],
         exact_match: bool = True,
         device: th.device | str = "auto",
     ) -> None:
@@ -547,11 +592,14 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
         From the file of a policy whose actor and critic share what they do not share here, such as a CnnPolicy of
         PPO, the weights are taken and the critic's optimiser stays as it is, with a warning.
+
+        :raises ValueError: for a file that is damaged, or holds weights that are not finite
         """
         if isinstance(load_path_or_dict, dict):
             params: dict[str, Any] = dict(load_path_or_dict)
         else:
-            params = dict(load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1])
+            file = read_model(load_path_or_dict)
+            params = dict(parameters_of(file, self._get_torch_save_params()[0], self.policy, get_device(device)))
         if "policy.optimizer" in params:
             state = narrowed_state(params["policy.optimizer"], self._kept_by_optimizer)
             own = self.policy.optimizer.state_dict()
@@ -575,6 +623,7 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
             "keeps_boundaries",
             "while_learning",
             "_kept_by_optimizer",
+            *REBUILT,
         ]
         return [*super()._excluded_save_params(), *own]
 

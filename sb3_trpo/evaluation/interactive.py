@@ -6,7 +6,6 @@ Nothing is computed here. Names are escaped, because plotly takes labels for HTM
 import os
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from sb3_trpo.evaluation.curves import Band, Look, looks
 from sb3_trpo.evaluation.plots import GRAY, in_one_unit
 from sb3_trpo.evaluation.statistics import Interval
 from sb3_trpo.evaluation.summary import Summary
+from sb3_trpo.files import write_text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -28,8 +28,8 @@ STYLE = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em auto;padding:
 
 
 def write_page(summary: Summary, path: str | os.PathLike[str], *, title: str = "Benchmark scores") -> None:
-    """Write `page` to a file."""
-    Path(path).write_text(page(summary, title=title), encoding="utf-8")
+    """Write `page` to a file, whole or not at all."""
+    write_text(path, page(summary, title=title))
 
 
 def page(summary: Summary, *, title: str = "Benchmark scores") -> str:

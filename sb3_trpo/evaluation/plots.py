@@ -15,6 +15,7 @@ from sb3_trpo.evaluation import captions
 from sb3_trpo.evaluation.curves import Band, Look, looks, plot_bands
 from sb3_trpo.evaluation.statistics import Interval
 from sb3_trpo.evaluation.summary import Summary
+from sb3_trpo.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +39,8 @@ def draw(summary: Summary, folder: str | os.PathLike[str]) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(Path(folder) / name)
-        paths[-1].parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[-1], dpi=DPI)
+        with replacing(paths[-1]) as temporary:
+            figure.savefig(temporary, dpi=DPI)
     return paths
 
 

@@ -7,13 +7,13 @@ step is its final score. Reading and writing check the same things, so what was 
 import csv
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sb3_trpo.files import replacing
 
 
 class Score(NamedTuple):
@@ -72,30 +72,21 @@ def read_scores(path: str | os.PathLike[str]) -> list[Score]:
 
 
 def write_scores(path: str | os.PathLike[str], scores: Iterable[Score]) -> None:
-    """Write the table whole or not at all: to a temporary file beside ``path``, to the disk, and only then in place.
+    """Write the table whole or not at all.
 
     :raises ValueError: for what `read_scores` would refuse; the old file stays
+    :raises OSError: naming the file, when it cannot be written; the old one stays
     """
-    rows, path = list(scores), Path(path)
+    rows = list(scores)
     texts = [{name: _text(value) for name, value in row._asdict().items()} for row in rows]
     places = [f"scores[{index}]" for index in range(len(rows))]
     for fields, place in zip(texts, places, strict=True):
         _parse(fields, place)
     _refuse_duplicates(rows, places)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644  # a temporary file is for its owner alone
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with open(handle, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(fields.values() for fields in texts)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(fields.values() for fields in texts)
 
 
 def group_runs(scores: Iterable[Score]) -> dict[Run, list[Score]]:

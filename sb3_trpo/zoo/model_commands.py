@@ -4,7 +4,6 @@ Functions are imported where they are called, so that ``--help`` and complaints 
 """
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from sb3_trpo.zoo.options import (
     Steps,
     Stochastic,
     Threads,
+    Trust,
     parse_overrides,
     prepare,
 )
@@ -83,21 +83,23 @@ def train(
     wandb_project: Annotated[str, typer.Option(help="Project of Weights & Biases.")] = "sb3-trpo",
     device: Device = "auto",
     num_threads: Threads = 1,
+    trust: Trust = False,
     gym_packages: GymPackages = None,
 ) -> None:
     """Train a model and leave it, with logs and evaluations, in a run folder that RL Zoo can read."""
     if (env is None) == (resume is None):
         raise UsageError("give an environment to train in (--env ID), or a run to go on with (--resume RUN)")
+    if env is not None and trust:
+        raise UsageError("--trust is for a run to go on with (--resume RUN): leave it out")
     whole("--n-seeds", n_seeds, 1)
-    if resume is not None:
-        _refuse_all_but(context, ("resume", "n_timesteps", "log_folder", "num_threads", "gym_packages"))
+    _refuse_ignored(context, resume)
     prepare(gym_packages, num_threads)
     from sb3_trpo.zoo.console import console
     from sb3_trpo.zoo.train_run import resume as go_on
     from sb3_trpo.zoo.train_run import train as train_one
 
     if resume is not None:
-        trained = go_on(_run(resume, log_folder), n_timesteps, show_progress=True)
+        trained = go_on(_run(resume, log_folder), n_timesteps, show_progress=True, trust=trust)
         _say_how_it_went(trained)
         raise typer.Exit(trained.exit_code)
     means: list[float] = []
@@ -141,6 +143,7 @@ def enjoy(
     log_folder: LogFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 20_000,
     device: Device = "auto",
+    trust: Trust = False,
     gym_packages: GymPackages = None,
 ) -> None:
     """Watch a trained model play, or film it."""
@@ -158,6 +161,7 @@ def enjoy(
         render=not no_render,
         seed=seed,
         device=device,
+        trust=trust,
     )
     film = f"; film {video}" if video else ""
     console.print(f"return {', '.join(f'{value:.1f}' for value in returns)}{film}", markup=False)
@@ -172,6 +176,7 @@ def evaluate(
     log_folder: LogFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 20_000,
     device: Device = "auto",
+    trust: Trust = False,
     gym_packages: GymPackages = None,
 ) -> None:
     """Measure a trained model: mean, standard deviation, interquartile mean and its interval."""
@@ -180,7 +185,7 @@ def evaluate(
     from sb3_trpo.zoo.playing import evaluate_run
 
     score = evaluate_run(
-        run, episodes, log_folder=log_folder, best=best, stochastic=stochastic, seed=seed, device=device
+        run, episodes, log_folder=log_folder, best=best, stochastic=stochastic, seed=seed, device=device, trust=trust
     )
     if as_json:
         typer.echo(score.as_json())
@@ -233,11 +238,13 @@ def _say_how_it_went(trained: "Trained") -> None:
         console.print(f"go on   sb3-trpo train --resume {where}", markup=False)
 
 
-def _refuse_all_but(context: typer.Context, names: Sequence[str]) -> None:
+def _refuse_ignored(context: typer.Context, resume: str | None) -> None:
     """Refuse options beside ``--resume`` that would be ignored: a run goes on as it was begun."""
+    names = ("resume", "n_timesteps", "log_folder", "num_threads", "trust", "gym_packages")
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in names:
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if resume is not None and is_given and parameter.name not in names:
             raise UsageError(f"{parameter.opts[-1]} cannot be changed when a run goes on: leave it out")
 
 

@@ -40,6 +40,9 @@ Threads = Annotated[int, typer.Option(help="Threads of torch; one is fastest for
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or environment id for its latest run.")]
 Best = Annotated[bool, typer.Option("--best", help="The model of the best evaluation, not the last one.")]
 Stochastic = Annotated[bool, typer.Option("--stochastic", help="Sample actions, as in training.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run code in the files of the run, such as lambdas: for runs you made yourself.")
+]
 First = Annotated[
     str | None, typer.Option("--first", help="Contestant to put first.", show_default="the first in the table")
 ]

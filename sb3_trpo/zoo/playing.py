@@ -54,6 +54,7 @@ def evaluate_run(
     stochastic: bool = False,
     seed: int = 20_000,
     device: str = "auto",
+    trust: bool = False,
 ) -> RunScore:
     """Play ``n_episodes`` with a run's model.
 
@@ -61,12 +62,13 @@ def evaluate_run(
     :param best: the model of the best evaluation instead of the last one, with the statistics it had then
     :param stochastic: sample actions
     :param seed: of the initial states
+    :param trust: run the code that is in the files of the run
     :raises UsageError: when there is no such run or model
     """
     n_episodes, seed = whole("episodes", n_episodes, 1), whole("seed", seed, 0, MAX_SEED)
     run = find_run(where, log_folder)
     checkpoint = _checkpoint(run, best)
-    with _at_play(run, checkpoint, n_episodes, device) as (model, env):
+    with _at_play(run, checkpoint, n_episodes, device, trust) as (model, env):
         played = evaluate(model, env, n_episodes, seed, deterministic=not stochastic)
     middle = stratified_bootstrap(played.returns, aggregate_iqm)
     return RunScore(
@@ -94,11 +96,13 @@ def enjoy(
     render: bool = True,
     seed: int = 20_000,
     device: str = "auto",
+    trust: bool = False,
 ) -> NDArray[np.float64]:
     """Show ``n_episodes`` of a run's model in a window, or film them.
 
     :param video: file to write instead of opening a window: mp4, gif or webm
     :param render: False to play without looking
+    :param trust: run the code that is in the files of the run
     :return: returns (n_episodes,) of the episodes
     :raises UsageError: when there is no such run, or nothing can be drawn
     """
@@ -108,7 +112,7 @@ def enjoy(
     run = find_run(where, log_folder)
     mode = None if not render and video is None else "human" if video is None else "rgb_array"
     returns: list[float] = []
-    with _at_play(run, _checkpoint(run, best), 1, device, mode) as (model, env), _film(video, env) as shoot:
+    with _at_play(run, _checkpoint(run, best), 1, device, trust, mode) as (model, env), _film(video, env) as shoot:
         player = predictor(model, env)
         env.seed(seed)
         observation, state, start = env.reset(), None, np.ones(1, bool)
@@ -130,7 +134,7 @@ def _checkpoint(run: Run, best: bool) -> Checkpoint:
 
 @contextlib.contextmanager
 def _at_play(
-    run: Run, checkpoint: Checkpoint, n_episodes: int, device: str, render_mode: str | None = None
+    run: Run, checkpoint: Checkpoint, n_episodes: int, device: str, trust: bool, render_mode: str | None = None
 ) -> Iterator[tuple[BaseAlgorithm, VecEnv]]:
     """The model and an environment for it, observations scaled as they were in training."""
     options = {} if render_mode is None else {"render_mode": render_mode}
@@ -139,8 +143,8 @@ def _at_play(
     except (ImportError, TypeError, RuntimeError) as error:
         raise UsageError(f"{run.env_id} cannot be drawn: {' '.join(str(error).split())}") from error
     with contextlib.closing(env):
-        load_statistics(env, checkpoint)
-        yield load_model(run, checkpoint, device), env
+        load_statistics(env, checkpoint, trust)
+        yield load_model(run, checkpoint, device, trust=trust), env
 
 
 @contextlib.contextmanager

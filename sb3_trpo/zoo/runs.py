@@ -174,13 +174,20 @@ def find_runs(log_folder: str | Path) -> list[Run]:
 
 
 def save_checkpoint(model: "BaseAlgorithm", checkpoint: Checkpoint) -> None:
-    """Write a model and its observation statistics, each whole or not at all."""
+    """Write a model and its observation statistics, each whole or not at all.
+
+    :raises UsageError: when they cannot be written
+    """
+    from sb3_trpo.saving.normalizer import save_normalizer
+
     statistics = model.get_vec_normalize_env()
-    if statistics is not None:
-        with replacing(checkpoint.statistics) as temporary:
-            statistics.save(str(temporary))
-    with replacing(checkpoint.model) as temporary:
-        model.save(temporary)
+    try:
+        if statistics is not None:
+            save_normalizer(statistics, checkpoint.statistics)
+        with replacing(checkpoint.model) as temporary, temporary.open("wb") as stream:
+            model.save(stream)  # those of other packages would not write it whole or not at all
+    except OSError as error:
+        raise UsageError(str(error)) from error
 
 
 def keep_as_checkpoint(run: Run, checkpoint: Checkpoint, step: int) -> None:
@@ -192,22 +199,30 @@ def keep_as_checkpoint(run: Run, checkpoint: Checkpoint, step: int) -> None:
         checkpoint.model.replace(kept.model)
 
 
-def load_model(run: Run, checkpoint: Checkpoint, device: str, env: "VecEnv | None" = None) -> "BaseAlgorithm":
+def load_model(
+    run: Run, checkpoint: Checkpoint, device: str, env: "VecEnv | None" = None, trust: bool = False
+) -> "BaseAlgorithm":
     """The model of a run.
 
     :param env: to go on training in, exactly where the model was saved if it is one of ours; not needed to play
-    :raises UsageError: when the file cannot be read
+    :param trust: run the code that is in the file
+    :raises UsageError: when the file cannot be read, or not without trust
     """
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+    from sb3_trpo.saving.model import read_model
     from sb3_trpo.zoo.algorithms import algorithm_class
 
     algorithm = algorithm_class(run.algo)
     try:
-        return algorithm.load(
-            checkpoint.model, env=env, device=device, force_reset=not issubclass(algorithm, TrustRegionAlgorithm)
-        )
-    except Exception as error:  # whatever unpickling raises
-        raise UsageError(f"model {checkpoint.model} cannot be read: {' '.join(str(error).split())}") from error
+        if issubclass(algorithm, TrustRegionAlgorithm):
+            return algorithm.load(checkpoint.model, env=env, device=device, force_reset=False, trust=trust)
+        with checkpoint.model.open("rb") as stream:  # Stable-Baselines3 unpickles nothing that it is given
+            file = read_model(stream)
+            values = file.decoded(file.attributes, trust)
+            return algorithm.load(stream, env=env, device=device, custom_objects=values)
+    except Exception as error:  # whatever Stable-Baselines3 raises
+        said = " ".join(str(error).split()).replace("Pass trust=True", "Say --trust, or pass trust=True,")
+        raise UsageError(f"model {checkpoint.model} cannot be read: {said}") from error
 
 
 def rewind_logs(run: Run, model: "TrustRegionAlgorithm") -> None:
@@ -228,19 +243,22 @@ def rewind_logs(run: Run, model: "TrustRegionAlgorithm") -> None:
                 csv.writer(stream, lineterminator="\n").writerows([header, *kept])
 
 
-def load_statistics(env: "VecEnv", checkpoint: Checkpoint) -> None:
+def load_statistics(env: "VecEnv", checkpoint: Checkpoint, trust: bool = False) -> None:
     """Give an environment the observation and reward statistics of a checkpoint.
 
+    :param trust: run the code that is in the file
     :raises UsageError: when the environment is normalised and the file is not there or cannot be read
     """
-    from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
+    from stable_baselines3.common.vec_env import unwrap_vec_normalize
+
+    from sb3_trpo.saving.normalizer import load_normalizer
 
     normalizer = unwrap_vec_normalize(env)
     if normalizer is None:
         return
     try:
-        saved = VecNormalize.load(str(checkpoint.statistics), normalizer.venv)
-    except Exception as error:  # whatever unpickling raises
+        saved = load_normalizer(checkpoint.statistics, normalizer.venv, trust)
+    except (OSError, ValueError) as error:
         raise UsageError(f"observation statistics {checkpoint.statistics} cannot be read: {error}") from error
     normalizer.obs_rms, normalizer.ret_rms, normalizer.returns = saved.obs_rms, saved.ret_rms, saved.returns
 

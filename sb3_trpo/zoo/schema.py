@@ -17,6 +17,7 @@ from typing import Any
 
 from sb3_trpo.algorithms.arguments import CHECKS, CRITIC_ALIASES, RADIUS_ALIASES, check_schedule
 from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names
+from sb3_trpo.zoo.files import write_text
 from sb3_trpo.zoo.hyperparams import CLASSES, DICTIONARIES, ENVIRONMENT_KEYS
 
 Schema = dict[str, Any]
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(schema_text(), end="")
         return 0
     for algo in OURS:
-        (Path(given[0]) / schema_name(algo)).write_text(schema_text(algo), encoding="utf-8")
+        write_text(Path(given[0]) / schema_name(algo), schema_text(algo))
     return 0
 
 

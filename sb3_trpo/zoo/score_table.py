@@ -34,16 +34,13 @@ class ScoreTable:
         self._last: dict[scores.Run, Score] = {}
 
     def open(self) -> None:
-        """Make the folders, and clear away what a killed process left half written.
+        """Make the folders.
 
         :raises UsageError: when they cannot be made, or the scores cannot be read
         """
         try:
             for folder in (self.folder / "locks", self.folder / "logs"):
                 folder.mkdir(parents=True, exist_ok=True)
-            with self._lock():
-                for file in self.folder.glob(f".{self.path.name}.*.tmp"):
-                    file.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"{self.folder} cannot be written to: {error.strerror or error}") from error
         self.rows()

@@ -128,7 +128,9 @@ def train(
             return _learn(run, model, chosen, arguments, total, show_progress)
 
 
-def resume(where: str | Path, n_timesteps: float | None = None, show_progress: bool = False) -> Trained:
+def resume(
+    where: str | Path, n_timesteps: float | None = None, show_progress: bool = False, trust: bool = False
+) -> Trained:
     """Go on with a run that was stopped, or train a finished one for longer.
 
     A run of ours goes on as if it had not been stopped, down to the last bit, wherever the state of the environments
@@ -139,6 +141,7 @@ def resume(where: str | Path, n_timesteps: float | None = None, show_progress: b
 
     :param where: run folder, or environment id for its latest run
     :param n_timesteps: environment steps in all, those that were asked for by default
+    :param trust: run the code that is in the files of the run
     :raises UsageError: when there is no such run, it has no model, or nothing is left to do
     """
     run = find_run(where)
@@ -153,8 +156,8 @@ def resume(where: str | Path, n_timesteps: float | None = None, show_progress: b
             run.env_id, {**chosen, "monitor_kwargs": monitor}, vec_env=arguments["vec_env"], monitor_folder=run.folder
         )
         stack.enter_context(closing(env))
-        load_statistics(env, newest)
-        model = load_model(run, newest, arguments["device"], env)
+        load_statistics(env, newest, trust)
+        model = load_model(run, newest, arguments["device"], env, trust)
         if model.num_timesteps >= total:
             raise UsageError(
                 f"run {run.folder} has had its {model.num_timesteps:,} steps: give a larger n_timesteps to go on"

@@ -28,6 +28,14 @@ MANY = 67
 """Interrupts of each of them, 402 in all."""
 
 
+@pytest.fixture(autouse=True)
+def _modes_of_torch():
+    """A test that fails must not have those after it fail, too."""
+    yield
+    th.set_grad_enabled(True)
+    th.distributions.Distribution.set_default_validate_args(True)
+
+
 def state_of(model):
     """All that an update changes, in a copy."""
     optimizer = model.policy.optimizer.state_dict()
@@ -229,18 +237,24 @@ def test_more_interrupts_while_everything_is_brought_back_do_no_harm(count, monk
     update.check_that_training_goes_on()
 
 
+def noted(model):
+    before = Before(model)
+    before.note()
+    return before
+
+
 def test_an_interrupt_at_every_line_of_bringing_back_is_made_good():
     update = Interrupted("box", "gauss_newton")
     counting = AtLine(-1)
     with counting:
-        Before(update.model).bring_back()
+        noted(update.model).bring_back()
     for number in range(1, counting.seen + 1, 7):
-        before = Before(update.model)
+        before = noted(update.model)
         with th.no_grad():
             for parameter in update.model.policy.parameters():
                 parameter.add_(1.0)
         with pytest.raises(KeyboardInterrupt), AtLine(number):
-            Before.bring_back(before)
+            before.bring_back()
             raise KeyboardInterrupt  # it came after the end
         before.bring_back()
         assert update.outcome() == "old"

@@ -1,7 +1,7 @@
 """A rollout that nothing can be learned from is refused: the weights stay those of the last update.
 
-What the environments give is looked at when they give it (`sb3_trpo.algorithms.watch`), what the algorithm saw of it and
-what its critic made of it before the update. The next `learn` begins with a reset.
+What the environments give is looked at when they give it (`sb3_trpo.algorithms.watch`); what the algorithm saw of it
+and what its critic made of it, before the update. The next `learn` begins with a reset.
 """
 
 import warnings

@@ -207,9 +207,10 @@ def test_an_error_in_any_part_undoes_all_of_it(part, error, monkeypatch):
         original(*args, **kwargs)
         raise error("there it ends")
 
-    with monkeypatch.context() as patch, pytest.raises(error, match="there it ends"):
+    with monkeypatch.context() as patch:
         patch.setattr(module, name, broken)
-        update.train(update.model)
+        with pytest.raises(error, match="there it ends"):
+            update.train(update.model)
     assert update.outcome() == "old"
     update.check_that_training_goes_on()
 
@@ -228,10 +229,11 @@ def test_more_interrupts_while_everything_is_brought_back_do_no_harm(count, monk
     def broken(*args, **kwargs):
         raise KeyboardInterrupt("the first one")
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="the first one"):
+    with monkeypatch.context() as patch:
         patch.setattr(th.optim.Adam, "load_state_dict", interrupted)
         patch.setattr(on_policy.metrics, "record", broken)
-        update.train(update.model)
+        with pytest.raises(KeyboardInterrupt, match="the first one"):
+            update.train(update.model)
     assert len(calls) == count + 1
     assert update.outcome() == "old"
     update.check_that_training_goes_on()
@@ -253,9 +255,8 @@ def test_an_interrupt_at_every_line_of_bringing_back_is_made_good():
         with th.no_grad():
             for parameter in update.model.policy.parameters():
                 parameter.add_(1.0)
-        with pytest.raises(KeyboardInterrupt), AtLine(number):
+        with contextlib.suppress(KeyboardInterrupt), AtLine(number):
             before.bring_back()
-            raise KeyboardInterrupt  # it came after the end
         before.bring_back()
         assert update.outcome() == "old"
 

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_trpo import TRPO, WatchedSubprocVecEnv
 from sb3_trpo.algorithms import subproc
-from sb3_trpo.algorithms.subproc import WorkerError, watch
+from sb3_trpo.algorithms.subproc import WorkerError, watch_workers
 from tests.algorithms.kinds import BOX
 from tests.envs import Walk
 
@@ -188,7 +188,7 @@ def test_it_closes_in_the_middle_of_a_step_whatever_has_happened(cls, monkeypatc
     """With answers that nobody has read, and a worker that is dead or does not listen."""
     monkeypatch.setattr(subproc, "CLOSE_SECONDS", 1.0)
     env = cls([partial(Walk, ACTIONS, BIG)] * 3, start_method="fork")
-    watch(env)
+    watch_workers(env)
     env.reset()
     pids = [process.pid for process in env.processes]
     env.step_async(np.zeros((3, 2), np.float32))
@@ -211,7 +211,7 @@ def test_a_worker_that_has_stopped_is_told_by_the_timeout(is_own, monkeypatch):
         env = WatchedSubprocVecEnv([make_walk] * 2, start_method="fork", step_timeout=0.5)
     else:
         env = SubprocVecEnv([make_walk] * 2, start_method="fork")
-        watch(env, step_timeout=0.5)
+        watch_workers(env, step_timeout=0.5)
     pids = [process.pid for process in env.processes]
     model = TRPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
     os.kill(pids[1], signal.SIGSTOP)
@@ -228,13 +228,15 @@ def test_a_bad_timeout_is_refused(seconds):
         WatchedSubprocVecEnv([make_walk], step_timeout=seconds)
 
 
-def test_an_environment_that_raises_in_its_process(capfd):
+def test_an_environment_that_raises_in_its_process(capfd, tmp_path):
     env = SubprocVecEnv([make_walk, make_failing], start_method="fork")
     model = TRPO("MlpPolicy", env, n_steps=32, device="cpu")
     words = r"the process of environment 1 \(pid \d+\) ended with exit code 1, what it printed tells why"
     with pytest.raises(WorkerError, match=words):
         model.learn(64)
     assert "RuntimeError: the robot fell into the sea" in capfd.readouterr().err
+    model.save(tmp_path / "model")  # whatever has become of the environments
+    assert TRPO.load(tmp_path / "model").num_timesteps == model.num_timesteps
     model.set_env(DummyVecEnv([make_walk] * 2))
     model.learn(64)
     assert model.num_timesteps >= 64
@@ -271,14 +273,14 @@ def test_a_way_of_closing_of_its_own_is_kept():
             super().close()
 
     env = Telling([make_walk], start_method="fork")
-    watch(env)
-    watch(env)
+    watch_workers(env)
+    watch_workers(env)
     env.close()
     assert env.told == 1
     assert all_ended([process.pid for process in env.processes])
     plain = DummyVecEnv([make_walk])
     before = dict(vars(plain))
-    watch(plain)
+    watch_workers(plain)
     assert vars(plain) == before
 
 

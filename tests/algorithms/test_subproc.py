@@ -84,6 +84,12 @@ def all_ended(pids, seconds=0.0):
     return all(map(ended, pids))
 
 
+def patience():
+    """Seconds that it may take to notice a death: ten, unless others keep the machine from us."""
+    is_ours = os.getloadavg()[0] <= 1.5 * (os.cpu_count() or 1)
+    return 10 if is_ours else 120
+
+
 class Killing(threading.Thread):
     """Kills process ``index`` of two, ``delay`` seconds after ``find`` has found them."""
 
@@ -142,7 +148,7 @@ def kill_one(method, number):
         killing = Killing(lambda: [process.pid for process in env.processes], index, delay)
         with pytest.raises(WorkerError) as caught:
             use(env)
-    assert time.monotonic() - killing.at < 10
+    assert time.monotonic() - killing.at < patience()
     victim = f"the process of environment {index} (pid {killing.pids[index]})"
     assert str(caught.value) == f"{victim} was killed by SIGKILL (exit code -9)"
     assert all_ended(killing.pids)

@@ -22,6 +22,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_trpo.algorithms.subproc import WorkerError
+
 State = dict[str, Any]
 """Of one layer: its ``type``, and what was taken of it, by kind and name."""
 
@@ -72,8 +74,8 @@ def capture(env: VecEnv) -> Captured:
                 raise UnknownState(failed[0])
             return Captured({"wrappers": wrappers, "envs": states})
         raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")
-    except (UnknownState, EOFError, OSError) as error:  # the latter two of processes that have died
-        return Captured(None, str(error))
+    except (UnknownState, WorkerError) as unknown:
+        return Captured(None, str(unknown))
 
 
 def restore(env: VecEnv, state: State) -> None:

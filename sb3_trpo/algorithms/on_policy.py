@@ -31,7 +31,7 @@ from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
 from sb3_trpo.algorithms.persistent import PersistentAlgorithm
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
 from sb3_trpo.algorithms.steps import Steps
-from sb3_trpo.algorithms.subproc import watch
+from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.transaction import all_or_nothing
 from sb3_trpo.algorithms.vec_env import lean_stepping
@@ -202,7 +202,7 @@ class TrustRegionAlgorithm(PersistentAlgorithm):
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """As in Stable-Baselines3; a `SubprocVecEnv` tells of dead workers from then on."""
         wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
-        watch(wrapped)
+        watch_workers(wrapped)
         return wrapped
 
     def _setup_model(self) -> None:

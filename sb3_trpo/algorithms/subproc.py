@@ -80,7 +80,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         _close(self)
 
 
-def watch(env: VecEnv, step_timeout: float | None = None) -> None:
+def watch_workers(env: VecEnv, step_timeout: float | None = None) -> None:
     """Have the `SubprocVecEnv` at the bottom of ``env``, if there is one, do as `WatchedSubprocVecEnv` does.
 
     Unlike there, a worker that dies while it sends an observation of more than some 200 kB is noticed only when it

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_trpo import TRPO, WatchedSubprocVecEnv
 from sb3_trpo.algorithms import subproc
-from sb3_trpo.algorithms.subproc import WorkerError, watch
+from sb3_trpo.algorithms.subproc import WorkerError, watch_workers
 from tests.algorithms.kinds import BOX
 from tests.envs import Walk
 
@@ -84,6 +84,12 @@ def all_ended(pids, seconds=0.0):
     return all(map(ended, pids))
 
 
+def patience():
+    """Seconds that it may take to notice a death: ten, unless others keep the machine from us."""
+    is_ours = os.getloadavg()[0] <= 1.5 * (os.cpu_count() or 1)
+    return 10 if is_ours else 120
+
+
 class Killing(threading.Thread):
     """Kills process ``index`` of two, ``delay`` seconds after ``find`` has found them."""
 
@@ -142,7 +148,7 @@ def kill_one(method, number):
         killing = Killing(lambda: [process.pid for process in env.processes], index, delay)
         with pytest.raises(WorkerError) as caught:
             use(env)
-    assert time.monotonic() - killing.at < 10
+    assert time.monotonic() - killing.at < patience()
     victim = f"the process of environment {index} (pid {killing.pids[index]})"
     assert str(caught.value) == f"{victim} was killed by SIGKILL (exit code -9)"
     assert all_ended(killing.pids)
@@ -188,7 +194,7 @@ def test_it_closes_in_the_middle_of_a_step_whatever_has_happened(cls, monkeypatc
     """With answers that nobody has read, and a worker that is dead or does not listen."""
     monkeypatch.setattr(subproc, "CLOSE_SECONDS", 1.0)
     env = cls([partial(Walk, ACTIONS, BIG)] * 3, start_method="fork")
-    watch(env)
+    watch_workers(env)
     env.reset()
     pids = [process.pid for process in env.processes]
     env.step_async(np.zeros((3, 2), np.float32))
@@ -196,7 +202,7 @@ def test_it_closes_in_the_middle_of_a_step_whatever_has_happened(cls, monkeypatc
     os.kill(pids[2], signal.SIGKILL)
     began = time.monotonic()
     env.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < patience()
     assert env.processes[0].exitcode == 0
     assert all_ended(pids)
     env.close()
@@ -211,7 +217,7 @@ def test_a_worker_that_has_stopped_is_told_by_the_timeout(is_own, monkeypatch):
         env = WatchedSubprocVecEnv([make_walk] * 2, start_method="fork", step_timeout=0.5)
     else:
         env = SubprocVecEnv([make_walk] * 2, start_method="fork")
-        watch(env, step_timeout=0.5)
+        watch_workers(env, step_timeout=0.5)
     pids = [process.pid for process in env.processes]
     model = TRPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
     os.kill(pids[1], signal.SIGSTOP)
@@ -228,13 +234,15 @@ def test_a_bad_timeout_is_refused(seconds):
         WatchedSubprocVecEnv([make_walk], step_timeout=seconds)
 
 
-def test_an_environment_that_raises_in_its_process(capfd):
+def test_an_environment_that_raises_in_its_process(capfd, tmp_path):
     env = SubprocVecEnv([make_walk, make_failing], start_method="fork")
     model = TRPO("MlpPolicy", env, n_steps=32, device="cpu")
     words = r"the process of environment 1 \(pid \d+\) ended with exit code 1, what it printed tells why"
     with pytest.raises(WorkerError, match=words):
         model.learn(64)
     assert "RuntimeError: the robot fell into the sea" in capfd.readouterr().err
+    model.save(tmp_path / "model")  # whatever has become of the environments
+    assert TRPO.load(tmp_path / "model").num_timesteps == model.num_timesteps
     model.set_env(DummyVecEnv([make_walk] * 2))
     model.learn(64)
     assert model.num_timesteps >= 64
@@ -271,14 +279,14 @@ def test_a_way_of_closing_of_its_own_is_kept():
             super().close()
 
     env = Telling([make_walk], start_method="fork")
-    watch(env)
-    watch(env)
+    watch_workers(env)
+    watch_workers(env)
     env.close()
     assert env.told == 1
     assert all_ended([process.pid for process in env.processes])
     plain = DummyVecEnv([make_walk])
     before = dict(vars(plain))
-    watch(plain)
+    watch_workers(plain)
     assert vars(plain) == before
 
 

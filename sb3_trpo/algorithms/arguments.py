@@ -99,6 +99,18 @@ def check_device(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} must be 'auto' or a torch device such as 'cuda': {error}") from None
 
 
+LARGEST_LOG_STD = 20.0
+"""Beyond it, inverse variances and their products leave the range of float32."""
+
+
+def check_policy_kwargs(name: str, value: Any) -> None:
+    """Refuse what is no dictionary, and a first exploration that no arithmetic can follow."""
+    check_type(name, value, dict, "a dictionary of keyword arguments")
+    if "log_std_init" in value:
+        given, allowed = value["log_std_init"], f"in [{-LARGEST_LOG_STD:g}, {LARGEST_LOG_STD:g}]"
+        check_number(f"{name}['log_std_init']", given, allowed, lambda x: abs(x) <= LARGEST_LOG_STD)
+
+
 def check_policy_class(policy: Any, kind: Kind, algorithm: str) -> None:
     """Refuse a policy class that ``algorithm``, which trains policies of ``kind``, cannot train."""
     if not (isinstance(policy, type) and issubclass(policy, (ActorCriticPolicy, MaskableActorCriticPolicy))):
@@ -178,7 +190,7 @@ CHECKS: dict[str, Check] = {
     "tensorboard_log": optional(
         partial(check_type, kind=(str, os.PathLike), article="a folder name, or None for no log")
     ),
-    "policy_kwargs": optional(_dictionary),
+    "policy_kwargs": optional(check_policy_kwargs),
     "verbose": lambda name, value: None if isinstance(value, bool) else check_integer(name, value, 0),
     "seed": optional(_integer(0)),
     "device": check_device,
@@ -223,8 +235,6 @@ def check_action_space(space: Any, allowed: tuple[type, ...] = ACTION_SPACES, al
             raise ValueError(sentence + "must be bounded: wrap the environment in gymnasium.wrappers.RescaleAction")
         if not np.issubdtype(space.dtype, np.floating):
             raise ValueError(sentence + "must have a floating-point dtype: use MultiDiscrete for integer actions")
-    elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
-        raise ValueError(sentence + "must start at 0: add the offset in an action wrapper")
     if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)) and len(space.shape or ()) != 1:
         raise ValueError(sentence + "must be one-dimensional: flatten it in an action wrapper")
 

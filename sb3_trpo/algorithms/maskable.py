@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo.algorithms.action_start import for_environment
 from sb3_trpo.algorithms.masks import (
     EnvironmentMasks,
     MaskSource,
@@ -73,10 +74,10 @@ class MaskableAlgorithm(TrustRegionAlgorithm):
             n_rows = len(Steps(self.policy.obs_to_tensor(observation)[0]))
             action_masks = as_masks(action_masks, n_rows, sizes)
             refuse_impossible(action_masks, sizes)
-        acted: tuple[np.ndarray, tuple[np.ndarray, ...] | None] = self.policy.predict(
+        options, state = self.policy.predict(
             observation, state, episode_start, deterministic, action_masks=action_masks
         )
-        return acted
+        return for_environment(options, self.action_space), state
 
     def _mask_source(self, env: VecEnv, rollout_buffer: Any) -> MaskSource:
         """The environment, unless it is not to be asked."""

@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,36 +14,39 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance, get_device, get_system_info
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms import arguments, metrics, rollout
 from sb3_trpo.algorithms.acting import Acting, acting_of
+from sb3_trpo.algorithms.action_start import for_environment, options_taken
 from sb3_trpo.algorithms.actor import Actor
-from sb3_trpo.algorithms.critic import Critic, keep_critic_only, narrowed_state
+from sb3_trpo.algorithms.critic import Critic, keep_critic_only
 from sb3_trpo.algorithms.experience import Experience, independent_steps
+from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
-from sb3_trpo.algorithms.model_file import REBUILT, attributes_of, parameters_of
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
-from sb3_trpo.algorithms.policies import ALGORITHM_FOR, Kind
+from sb3_trpo.algorithms.policies import Kind
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
+from sb3_trpo.algorithms.saved import SavedAlgorithm
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.threads import one_numpy_thread
+from sb3_trpo.algorithms.training_state import TrainingState, pending_log
+from sb3_trpo.algorithms.transaction import all_or_nothing
+from sb3_trpo.algorithms.vec_env import lean_stepping
+from sb3_trpo.algorithms.watch import watched
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
 from sb3_trpo.core.surrogate import Surrogate, normalized_weights, standardize, uniform_weights
 from sb3_trpo.core.trust_region import RadiusController
-from sb3_trpo.saving.errors import FileError
-from sb3_trpo.saving.model import VARIABLES, ModelFile, SavedModel, read_model, write_model
+from sb3_trpo.saving.model import ModelFile
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
 
-class TrustRegionAlgorithm(OnPolicyAlgorithm):
+class TrustRegionAlgorithm(SavedAlgorithm):
     """On-policy algorithm whose actor takes natural-gradient steps inside a trust region.
 
     The arguments up to ``_init_setup_model`` have the names, positions and meanings of `sb3_contrib.TRPO`, save
@@ -96,6 +100,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     policy: Any
     radius_controller: RadiusController | None
     critic_regression: Regression | None
+    while_learning: ExitStack
+    """Closed when `learn` ends, in whatever way: for callbacks that have something to undo then."""
+    keeps_boundaries: bool = False
+    """Whether the state at the start of every rollout is kept, from which an interrupted training goes on exactly."""
 
     kind: ClassVar[Kind] = Kind(masks=False, memory=False)
     """Of the policies that it trains."""
@@ -194,6 +202,10 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self.radius_controller = None
         self.critic_regression = None
         self._rollout_seconds = math.nan
+        self._training_state: dict[str, Any] | None = None  # set in a file, and from `load` to `learn`
+        self._boundary: TrainingState | None = None  # of the last rollout's start, where it is kept
+        self._n_updates_at_start = 0
+        self._has_warned_of_scale = False
         if _init_setup_model:
             self._setup_model()
 
@@ -222,10 +234,11 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
     @one_numpy_thread()
+    @all_or_nothing
     def train(self) -> None:
         """One update: a natural-gradient step of the actor, then regression of the critic on the returns.
 
-        Schulman et al. 2015, algorithm 1 with the approximations of section 6.
+        Schulman et al. 2015, algorithm 1 with the approximations of section 6. One that is interrupted has not been.
         """
         # Dropout and batch statistics would make the policy differ between two evaluations of the same parameters.
         self.policy.set_training_mode(False)
@@ -335,14 +348,33 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """As in Stable-Baselines3, faster where the actor is a plain perceptron; the time is noted for the log."""
+        """As in Stable-Baselines3, faster where the actor is a plain perceptron; the time is noted for the log.
+
+        :raises ExperienceError: for rewards, observations or values that nothing can be learned from
+        """
         started = time.perf_counter()
-        if self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps):
-            finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
-        else:
-            finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
+        if self.keeps_boundaries:
+            self._boundary = TrainingState.of(self)
+        is_fast = self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps)
+        with lean_stepping(env) if is_fast else nullcontext(), guarded(self, env, rollout_buffer):
+            if is_fast:
+                finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
+            else:
+                with options_taken(env, self.action_space):
+                    finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
         self._rollout_seconds = time.perf_counter() - started
         return finished
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Actions for observations, as in Stable-Baselines3; those of ``Discrete(n, start=s)`` start at s."""
+        options, state = super().predict(observation, state, episode_start, deterministic)
+        return for_environment(options, self.action_space), state
 
     def learn(
         self: SelfAlgorithm,
@@ -365,34 +397,97 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
         arguments.check_number(
             "total_timesteps", total_timesteps, "and a whole number >= 0", lambda x: x >= 0 and x == int(x)
         )
-        return super().learn(
-            int(total_timesteps),
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
+        with ExitStack() as self.while_learning:
+            return super().learn(
+                int(total_timesteps),
+                callback=callback,
+                log_interval=log_interval,
+                tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+                reset_num_timesteps=reset_num_timesteps,
+                progress_bar=progress_bar,
+            )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """Also go on from the state of training that was loaded, unless the counting or the environment starts anew.
+
+        :raises ExperienceError: for first observations that nothing can be learned from
+        """
+        state = None if reset_num_timesteps or self._last_obs is None else self._training_state
+        self._training_state = self._boundary = None
+        assert self.env is not None
+        with watched(self.env):
+            prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            self._n_updates_at_start = self._n_updates
+            if state is not None:
+                restored = TrainingState(**state)
+                restored.restore(self)
+                self._n_updates_at_start -= restored.iterations
+        return prepared
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log; iterations are counted through where a training goes on."""
+        super().dump_logs(iteration and self._n_updates - self._n_updates_at_start + 1)
+
+    @property
+    def timesteps_left(self) -> int:
+        """Environment steps that were asked of the last `learn` and not made: with which a loaded model goes on."""
+        return max(self._total_timesteps - self.num_timesteps, 0)
+
+    @property
+    def resumes_at(self) -> int:
+        """The environment step at which a model goes on that is saved now."""
+        between = self._last_boundary
+        return self.num_timesteps if between is None else int(between.attributes["num_timesteps"])
+
+    @property
+    def monitor_sizes(self) -> list[int | None]:
+        """How long each environment's file of episodes was, in bytes, when a model that goes on was saved."""
+        environment = (self._training_state or {}).get("environment") or {"envs": []}
+        return [
+            next((file["size"] for layer in layers for file in layer.get("files", {}).values()), None)
+            for layers in environment["envs"]
+        ]
 
     def save(self, path: ModelFile, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save the model: a file is written whole or not at all, an open one as it comes.
+        """Save the model, and with it all that `load` with ``force_reset=False`` needs to go on exactly.
 
-        :param path: ``.zip`` is added to a path without suffix, folders are made
-        :param exclude: attributes that are not to be saved
-        :param include: attributes that usually are not, and are to be
+        That is the state between two updates. Saved during a rollout, it is that of its start if a callback keeps it
+        (`sb3_trpo.callbacks.Checkpoints`), else the present one: the steps of the rollout so far are then not learned
+        from.
+
+        A file is written whole or not at all.
+
+        :param path: file name, to which ``.zip`` is added where it has no suffix, or an open file
+        :param exclude: attributes to leave out, such as ``"_training_state"``
+        :param include: attributes to save that otherwise are not
         :raises OSError: naming the file, when it cannot be written; the old one is as it was
         :raises ValueError: for an attribute that cannot be saved
         """
-        states, variables = self._get_torch_save_params()
-        left_out = {*self._excluded_save_params(), *(exclude or ())} - {*(include or ())}
-        left_out |= {name.split(".")[0] for name in (*states, *variables)}
-        write_model(
-            path,
-            ALGORITHM_FOR[self.kind],
-            {name: value for name, value in vars(self).items() if name not in left_out},
-            self.get_parameters(),
-            {name: recursive_getattr(self, name) for name in variables},
-        )
+        waiting = self._training_state  # loaded, and not yet gone on from
+        if waiting is None:
+            self._training_state = self._state_between_updates()._asdict()
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._training_state = waiting
+
+    @property
+    def _last_boundary(self) -> TrainingState | None:
+        """The state at the start of the rollout, where it is kept and no update followed."""
+        boundary = self._boundary
+        return None if boundary is None or boundary.updates != self._n_updates else boundary
+
+    def _state_between_updates(self) -> TrainingState:
+        """The last boundary, else the present state."""
+        boundary = self._last_boundary
+        return TrainingState.of(self) if boundary is None else boundary._replace(log=pending_log(self))
 
     @classmethod
     def load(
@@ -417,83 +512,36 @@ class TrustRegionAlgorithm(OnPolicyAlgorithm):
 
         :param env: environment to go on training in, or its id; not needed to predict
         :param custom_objects: values in place of those of the file
+        :param force_reset: False to go on exactly: environments, random generators, statistics and counters are then as
+            they were when the model was saved, once `learn` is called with ``reset_num_timesteps=False``:
+
+            .. code-block:: python
+
+                model = TRPO.load("cheetah", env=env, force_reset=False)
+                model.learn(model.timesteps_left, reset_num_timesteps=False)
+
         :param trust: run the code that is in the file
         :param kwargs: constructor arguments to change
         :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
             for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
         """
-        if isinstance(env, str):
-            env = maybe_make_env(env, verbose=0)
-        if env is not None:
-            env = cls._wrap_env(env)
-        file = read_model(path)
-        if print_system_info:
-            print("== CURRENT SYSTEM INFO ==")
-            get_system_info()
-            print(f"== SAVED MODEL SYSTEM INFO ==\n{file.system}")
-        attributes = attributes_of(file, cls, cls.kind, env, custom_objects, kwargs, trust)
-        if env is None:
-            env = attributes.get("env")
-        else:
-            attributes["n_envs"] = env.num_envs
-            if force_reset:
-                attributes["_last_obs"] = None
-        model = cls(attributes["policy_class"], env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
-        vars(model).update(attributes)
-        model._setup_model()
-        model._restore(file, device)
+        if force_reset:
+            kwargs["_training_state"] = None  # of no use, and not even decoded
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, trust, **kwargs)
+        if model._training_state is not None:
+            TrainingState(**model._training_state).rewind(model)
         return model
 
-    def _restore(self, file: SavedModel, device: th.device | str) -> None:
-        """Take the weights of a file.
-
-        :raises FileError: when they are not those of this policy
-        """
-        try:
-            self.set_parameters(parameters_of(file, self._get_torch_save_params()[0], self.policy, get_device(device)))
-        except RuntimeError as error:
-            raise FileError(f"{file.name}: the weights are not those of its policy: {error}") from error
-        if VARIABLES in file.tensors:
-            for name, value in file.state(VARIABLES, get_device(device)).items():
-                recursive_setattr(self, f"{name}.data", value.data)
-        if self.use_sde:
-            self.policy.reset_noise()  # for matrices on the right device
-
-    def set_parameters(  # type: ignore[override]  # Stable-Baselines3 means dictionaries of dictionaries, too
-        self,
-        load_path_or_dict: ModelFile | dict[str, dict[str, Any]],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """As in Stable-Baselines3; an optimiser's state for the whole policy is narrowed to the critic's parameters.
-
-        From the file of a policy whose actor and critic share what they do not share here, such as a CnnPolicy of
-        PPO, the weights are taken and the critic's optimiser stays as it is, with a warning.
-
-        :raises ValueError: for a file that is damaged, or holds weights that are not finite
-        """
-        if isinstance(load_path_or_dict, dict):
-            params: dict[str, Any] = dict(load_path_or_dict)
-        else:
-            file = read_model(load_path_or_dict)
-            params = dict(parameters_of(file, self._get_torch_save_params()[0], self.policy, get_device(device)))
-        if "policy.optimizer" in params:
-            state = narrowed_state(params["policy.optimizer"], self._kept_by_optimizer)
-            own = self.policy.optimizer.state_dict()
-            sizes, own_sizes = ([len(group["params"]) for group in s["param_groups"]] for s in (state, own))
-            if sizes != own_sizes and not isinstance(load_path_or_dict, dict):
-                warnings.warn(
-                    f"the optimiser in {load_path_or_dict!s} is of {sum(sizes)} parameters, the critic's of "
-                    f"{sum(own_sizes)}: the weights are loaded, the critic's optimiser stays as it is",
-                    stacklevel=2,
-                )
-                state = own
-            params["policy.optimizer"] = state
-        super().set_parameters(params, exact_match, device)
-
     def _excluded_save_params(self) -> list[str]:
-        """Also the time that the last rollout took, and what is found anew."""
-        return [*super()._excluded_save_params(), *REBUILT, "_rollout_seconds", "_kept_by_optimizer"]
+        """Also what belongs to the running `learn`, and what is found anew."""
+        own = [
+            "_rollout_seconds",
+            "_has_warned_of_scale",
+            "_boundary",
+            "keeps_boundaries",
+            "while_learning",
+        ]
+        return [*super()._excluded_save_params(), *own]
 
     def _probe_policy(self) -> Actor:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

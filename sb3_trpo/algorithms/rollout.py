@@ -23,8 +23,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo.algorithms.acting import Acting, End, TimeLimit
+from sb3_trpo.algorithms.action_start import for_environment, has_start
 from sb3_trpo.algorithms.threads import one_numpy_thread
-from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.activations import Array
 from sb3_trpo.core.advantages import generalized_advantages
 from sb3_trpo.core.parameters import flatten
@@ -73,7 +73,7 @@ def collect(
     # after the callback, which may change both
     acting, weights = algorithm._acting(rollout_buffer, n_rollout_steps), flatten(list(policy.parameters()))
     masks = algorithm._mask_source(env, rollout_buffer)
-    in_bounds, store = _in_bounds(policy), _store_observations(rollout_buffer)
+    as_taken, store = _as_taken(policy), _store_observations(rollout_buffer)
     actions_taken, rewards_got, starts = rollout_buffer.actions, rollout_buffer.rewards, rollout_buffer.episode_starts
     time_limits: list[TimeLimit] = []
     callback.update_locals(
@@ -89,13 +89,12 @@ def collect(
     )
     n_steps = 0
     with (
-        lean_stepping(env),
         one_numpy_thread() if acting.is_in_numpy else nullcontext(),
         _abandoned_if_left(acting, rollout_buffer),
     ):
         while n_steps < n_rollout_steps:
             actions = acting.act(algorithm._last_obs, algorithm._last_episode_starts, masks.at(n_steps), n_steps)  # type: ignore[arg-type]
-            clipped_actions = in_bounds(actions)
+            clipped_actions = as_taken(actions)
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             algorithm.num_timesteps += n_envs
 
@@ -154,9 +153,11 @@ def _abandoned_if_left(acting: Acting, buffer: RolloutBuffer) -> Iterator[None]:
         raise
 
 
-def _in_bounds(policy: Any) -> Callable[[Array], Array]:
+def _as_taken(policy: Any) -> Callable[[Array], Array]:
     """What turns the policy's actions into those that the environment takes."""
     space = policy.action_space
+    if has_start(space):
+        return lambda actions: for_environment(actions, space)
     if not isinstance(space, spaces.Box):
         return lambda actions: actions
     if policy.squash_output:
@@ -183,6 +184,7 @@ def _store_observations(buffer: RolloutBuffer) -> Callable[[Any, int], None]:
     return store
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused before the update
 def _estimate_advantages(buffer: RolloutBuffer, last_values: Tensor, dones: Array) -> None:
     """What ``compute_returns_and_advantage`` of the buffer computes."""
     buffer.advantages[:] = generalized_advantages(

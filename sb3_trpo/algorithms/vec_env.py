@@ -45,18 +45,19 @@ def _step_wait(env: DummyVecEnv) -> VecEnvStepReturn:
     infos, is_shallow = env.buf_infos, True
     buffer: Any = env.buf_obs
     single = buffer.get(None)
-    for index, one in enumerate(env.envs):
-        obs, env.buf_rews[index], terminated, truncated, info = one.step(env.actions[index])
-        done = env.buf_dones[index] = terminated or truncated
+    shape = env.observation_space.shape
+    for env_idx, one in enumerate(env.envs):
+        obs, env.buf_rews[env_idx], terminated, truncated, info = one.step(env.actions[env_idx])
+        done = env.buf_dones[env_idx] = terminated or truncated
         info["TimeLimit.truncated"] = truncated and not terminated
         if done:
             info["terminal_observation"] = obs
-            obs, env.reset_infos[index] = one.reset()
-        if single is None:
-            env._save_obs(index, obs)
+            obs, env.reset_infos[env_idx] = one.reset()
+        if single is not None and getattr(obs, "shape", None) == shape:
+            single[env_idx] = obs
         else:
-            single[index] = obs
-        infos[index] = info
+            env._save_obs(env_idx, obs)
+        infos[env_idx] = info
         is_shallow = is_shallow and type(info) is dict and IMMUTABLE.issuperset(map(type, info.values()))
     copies: list[dict[str, Any]] = [info.copy() for info in infos] if is_shallow else deepcopy(infos)
     observations: Any = OrderedDict((k, v.copy()) for k, v in buffer.items()) if single is None else single.copy()

@@ -36,14 +36,17 @@ class Saver(BaseCallback):
         self.best = -np.inf
         self.seconds_before = 0.0
 
+    @property
+    def last_evaluated(self) -> int:
+        """Step of the last evaluation, 0 if there is none."""
+        return self.evaluations[-1][0] if self.evaluations else 0
+
     def _on_training_start(self) -> None:
-        self.due = self.num_timesteps + self.save_freq
-        if self.num_timesteps > 0:
-            self._read_what_was_before()
+        self.due = (self.num_timesteps // self.save_freq + 1) * self.save_freq if self.save_freq > 0 else 0
 
     def _on_rollout_start(self) -> None:
         if self.save_freq > 0 and self.num_timesteps >= self.due:
-            self.due = self.num_timesteps + self.save_freq
+            self._on_training_start()
             save_checkpoint(self.model, self.run.checkpoint(self.num_timesteps))
 
     def _on_step(self) -> bool:
@@ -66,8 +69,8 @@ class Saver(BaseCallback):
             self.best = evaluation.mean
             save_checkpoint(self.model, self.run.best)
 
-    def _read_what_was_before(self) -> None:
-        """Evaluations up to the checkpoint that the run goes on from; those after it are made again."""
+    def go_on_from(self, step: int) -> None:
+        """Read the evaluations up to the checkpoint that the run goes on from; those after it are made again."""
         try:
             with np.load(self.run.folder / "evaluations.npz") as saved:
                 columns = (saved["timesteps"].tolist(), saved["results"], saved["ep_lengths"])
@@ -77,8 +80,8 @@ class Saver(BaseCallback):
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(f"evaluations of {self.run.folder} cannot be read: {error}") from error
         self.best = float(columns[1].mean(1).max())  # of the model that is there, be it from after the checkpoint
-        self.evaluations = [row for row in zip(*columns, strict=True) if row[0] <= self.num_timesteps]
-        self.scores = [score for score in scores if score.step <= self.num_timesteps]
+        self.evaluations = [row for row in zip(*columns, strict=True) if row[0] <= step]
+        self.scores = [score for score in scores if score.step <= step]
         self.seconds_before = max((score.wall_s for score in self.scores), default=0.0)
 
 

@@ -50,6 +50,8 @@ class PeriodicEvaluation(BaseCallback):
     :param every: environment steps between two evaluations; 0 for one at the end
     :param seed: of the evaluation environment, set anew before every evaluation
     :param on_evaluation: told of each; a False ends the training
+    :param last: step of the last evaluation that was made, of a training that goes on
+    :param poll: called at every step of an evaluation, to end it by an exception
     """
 
     def __init__(
@@ -60,45 +62,37 @@ class PeriodicEvaluation(BaseCallback):
         seed: int,
         on_evaluation: OnEvaluation | None = None,
         deterministic: bool = True,
+        last: int = 0,
+        poll: Callable[[], None] = lambda: None,
     ):
         super().__init__()
         self.env, self.every, self.n_episodes, self.env_seed = env, every, n_episodes, seed
-        self.on_evaluation, self.deterministic = on_evaluation, deterministic
+        self.on_evaluation, self.deterministic, self.last, self.poll = on_evaluation, deterministic, last, poll
         self.evaluations: list[Evaluation] = []
         self._goes_on = True
         self._evaluation_seconds = 0.0
 
     def _on_training_start(self) -> None:
         self._started = time.perf_counter()
-        self._plan()
 
     def _on_rollout_start(self) -> None:
-        if self.every > 0 and self.num_timesteps >= self._due:
-            self._plan()
+        if self.every > 0 and self.num_timesteps >= (self.last // self.every + 1) * self.every:
             self._evaluate()
 
     def _on_step(self) -> bool:
         return self._goes_on
 
     def _on_training_end(self) -> None:
-        if self._goes_on:
-            self.finish()
-
-    def finish(self) -> None:
-        """Evaluate, unless that was done after this very step; for a training that was interrupted."""
-        self.num_timesteps = self.model.num_timesteps
-        if not (self.evaluations and self.evaluations[-1].step == self.num_timesteps):
+        if self._goes_on and not (self.evaluations and self.evaluations[-1].step == self.num_timesteps):
             self._evaluate()
-
-    def _plan(self) -> None:
-        self._due = (self.num_timesteps // self.every + 1) * self.every if self.every > 0 else 0
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
         wall_s = began - self._started - self._evaluation_seconds
-        evaluation = evaluate(self.model, self.env, self.n_episodes, self.env_seed, self.deterministic)
+        evaluation = evaluate(self.model, self.env, self.n_episodes, self.env_seed, self.deterministic, self.poll)
         episodes = self.model.ep_info_buffer
         train_return = float(np.mean([episode["r"] for episode in episodes])) if episodes else float("nan")
+        self.last = self.num_timesteps
         self.evaluations.append(evaluation._replace(step=self.num_timesteps, train_return=train_return, wall_s=wall_s))
         self.logger.record("eval/mean_reward", evaluation.mean)
         self.logger.record("eval/mean_ep_length", float(evaluation.lengths.mean()))
@@ -107,7 +101,14 @@ class PeriodicEvaluation(BaseCallback):
         self._evaluation_seconds += time.perf_counter() - began
 
 
-def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, deterministic: bool = True) -> Evaluation:
+def evaluate(
+    model: BaseAlgorithm,
+    env: VecEnv,
+    n_episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    poll: Callable[[], None] = lambda: None,
+) -> Evaluation:
     """Play ``n_episodes`` from the initial states of ``seed``, with the observation statistics of the model's own
     environment, if it has one; ``step``, ``train_return`` and ``wall_s`` are left open.
 
@@ -126,6 +127,7 @@ def evaluate(model: BaseAlgorithm, env: VecEnv, n_episodes: int, seed: int, dete
             env,
             n_episodes,
             deterministic=deterministic,
+            callback=lambda *_: poll(),
             return_episode_rewards=True,
             warn=False,
         )

@@ -5,7 +5,7 @@ Functions are imported where they are called, so that ``--help`` and complaints 
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from sb3_trpo.zoo.options import (
     parse_overrides,
     prepare,
 )
+
+if TYPE_CHECKING:
+    from sb3_trpo.zoo.train_run import Trained
 
 TRAIN_EXAMPLES = """[bold]Examples[/bold]
 
@@ -92,26 +95,13 @@ def train(
     _refuse_ignored(context, resume)
     prepare(gym_packages, num_threads)
     from sb3_trpo.zoo.console import console
-    from sb3_trpo.zoo.train_run import Trained
     from sb3_trpo.zoo.train_run import resume as go_on
     from sb3_trpo.zoo.train_run import train as train_one
 
-    def say(trained: Trained) -> None:
-        last, where = trained.evaluation, shlex.quote(str(trained.run.folder))
-        if trained.was_interrupted:
-            console.print(f"interrupted after {last.step:,} steps; what was learned is kept")
-        console.print(
-            f"return over {len(last.returns)} episodes without noise: "
-            f"[bold green]{last.mean:.1f} ± {last.returns.std():.1f}[/bold green] after {last.step:,} steps"
-        )
-        console.print(f"watch   sb3-trpo enjoy {where}\ncurve   sb3-trpo plot {where}", markup=False)
-        if trained.was_interrupted:
-            console.print(f"go on   sb3-trpo train --resume {where}", markup=False)
-
     if resume is not None:
         trained = go_on(_run(resume, log_folder), n_timesteps, show_progress=True, trust=trust)
-        say(trained)
-        raise typer.Exit(130 if trained.was_interrupted else 0)
+        _say_how_it_went(trained)
+        raise typer.Exit(trained.exit_code)
     means: list[float] = []
     for k in range(n_seeds):
         trained = train_one(
@@ -131,10 +121,10 @@ def train(
             device=device,
             show_progress=True,
         )
-        say(trained)
-        means.append(trained.evaluation.mean)
-        if trained.was_interrupted:
-            raise typer.Exit(130)
+        _say_how_it_went(trained)
+        if trained.exit_code:
+            raise typer.Exit(trained.exit_code)
+        means += [trained.evaluation.mean] if trained.evaluation is not None else []
     if n_seeds > 1:
         mean = sum(means) / n_seeds
         each = ", ".join(f"{value:.1f}" for value in means)
@@ -229,6 +219,23 @@ def list_runs(
     for run in runs:
         table.add_row(*map(escape, run))
     console.print(table)
+
+
+def _say_how_it_went(trained: "Trained") -> None:
+    """The last evaluation, and what to do next."""
+    from sb3_trpo.zoo.console import console
+
+    last, where = trained.evaluation, shlex.quote(str(trained.run.folder))
+    if trained.exit_code:
+        console.print(f"interrupted after {trained.model.num_timesteps:,} steps; what was learned is kept")
+    if last is not None:
+        console.print(
+            f"return over {len(last.returns)} episodes without noise: "
+            f"[bold green]{last.mean:.1f} ± {last.returns.std():.1f}[/bold green] after {last.step:,} steps"
+        )
+    console.print(f"watch   sb3-trpo enjoy {where}\ncurve   sb3-trpo plot {where}", markup=False)
+    if trained.exit_code:
+        console.print(f"go on   sb3-trpo train --resume {where}", markup=False)
 
 
 def _refuse_ignored(context: typer.Context, resume: str | None) -> None:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_trpo.algorithms.environment_state import Resumable
 from sb3_trpo.zoo import hidden_velocity
 from sb3_trpo.zoo.algorithms import algorithm_class, default_policy, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
@@ -96,7 +97,7 @@ def make_env(
             int(hyperparams.get("n_envs", 1)) if n_envs is None else n_envs,
             seed=seed,
             monitor_dir=None if monitor_folder is None else str(monitor_folder),
-            wrapper_class=_wrapper(wrappers),
+            wrapper_class=_wrapper([*wrappers, (Resumable, {})] if vec_env == "subproc" else wrappers),
             env_kwargs=all_env_kwargs,
             vec_env_cls=VEC_ENVS[vec_env],
             monitor_kwargs=monitor_kwargs,

@@ -17,6 +17,8 @@ runs/trpo/CartPole-v1_1/
 """
 
 import contextlib
+import csv
+import os
 import re
 import shlex
 import sys
@@ -34,6 +36,8 @@ from sb3_trpo.zoo.hyperparams import Hyperparams, plain, read_yaml
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
+
+    from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 
 
 SCORES = "scores.csv"
@@ -200,7 +204,7 @@ def load_model(
 ) -> "BaseAlgorithm":
     """The model of a run.
 
-    :param env: to go on training in; not needed to play
+    :param env: to go on training in, exactly where the model was saved if it is one of ours; not needed to play
     :param trust: run the code that is in the file
     :raises UsageError: when the file cannot be read, or not without trust
     """
@@ -211,7 +215,7 @@ def load_model(
     algorithm = algorithm_class(run.algo)
     try:
         if issubclass(algorithm, TrustRegionAlgorithm):
-            return algorithm.load(checkpoint.model, env=env, device=device, trust=trust)
+            return algorithm.load(checkpoint.model, env=env, device=device, force_reset=False, trust=trust)
         with checkpoint.model.open("rb") as stream:  # Stable-Baselines3 unpickles nothing that it is given
             file = read_model(stream)
             values = file.decoded(file.attributes, trust)
@@ -219,6 +223,24 @@ def load_model(
     except Exception as error:  # whatever Stable-Baselines3 raises
         said = " ".join(str(error).split()).replace("Pass trust=True", "Say --trust, or pass trust=True,")
         raise UsageError(f"model {checkpoint.model} cannot be read: {said}") from error
+
+
+def rewind_logs(run: Run, model: "TrustRegionAlgorithm") -> None:
+    """Cut off what was logged after the checkpoint that ``model`` was loaded from: it will be logged again."""
+    for index, size in enumerate(model.monitor_sizes):
+        file = run.folder / f"{index}.monitor.csv"
+        if size is not None and file.is_file() and file.stat().st_size > size:
+            os.truncate(file, size)
+    for file in run.folder.glob("progress*.csv"):
+        with file.open(newline="", encoding="utf-8") as stream:
+            header, *rows = [*csv.reader(stream)] or [[]]
+        if "time/total_timesteps" not in header:
+            continue
+        column = header.index("time/total_timesteps")
+        kept = [row for row in rows if len(row) == len(header) and float(row[column] or 0) <= model.num_timesteps]
+        if len(kept) < len(rows):
+            with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream, lineterminator="\n").writerows([header, *kept])
 
 
 def load_statistics(env: "VecEnv", checkpoint: Checkpoint, trust: bool = False) -> None:

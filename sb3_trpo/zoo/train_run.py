@@ -1,6 +1,7 @@
 """Training runs with all that is around them: a folder, logs, evaluations, checkpoints, and going on after a stop."""
 
 import importlib.util
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -12,6 +13,8 @@ from filelock import Timeout
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, make_output_format
 
+from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+from sb3_trpo.callbacks.signals import SIGNALS, EndedBySignals, Interrupted, SignalWatch
 from sb3_trpo.zoo import grid
 from sb3_trpo.zoo.callbacks import Saver, TrainingBar
 from sb3_trpo.zoo.console import print_line, stderr
@@ -20,7 +23,6 @@ from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation
 from sb3_trpo.zoo.grid import MAX_SEED, config_hash
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams
 from sb3_trpo.zoo.models import VEC_ENVS, check_env, closing_env, make_callbacks, make_env, make_model
-from sb3_trpo.zoo.processes import sigterm_interrupts, undisturbed
 from sb3_trpo.zoo.runs import (
     Run,
     find_run,
@@ -28,6 +30,7 @@ from sb3_trpo.zoo.runs import (
     load_model,
     load_statistics,
     new_run,
+    rewind_logs,
     save_checkpoint,
     write_settings,
 )
@@ -42,12 +45,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Trained(NamedTuple):
-    """``run``, the folder; ``evaluation``, the last one; ``model``; ``was_interrupted`` by the user."""
+    """``run``, the folder; ``evaluation``, the last one, None before the first; ``model``; and the ``exit_code`` of a
+    process that ends now: 0, 130 after Ctrl-C, 143 after another signal.
+    """
 
     run: Run
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     model: BaseAlgorithm
-    was_interrupted: bool
+    exit_code: int
 
 
 def train(
@@ -70,7 +75,8 @@ def train(
 ) -> Trained:
     """Train a model from hyperparameters and leave everything in a run folder.
 
-    Ctrl-C ends the training and keeps what was learned; `resume` goes on.
+    Ctrl-C, SIGTERM and SIGUSR1 end the training between two steps, and a second of them at once. What was learned is
+    kept, and `resume` goes on from the start of the rollout that was ended, bit for bit.
 
     :param env_id: id of a registered environment
     :param algo: short name or ``module:Class``, see `sb3_trpo.zoo.algorithms`
@@ -126,6 +132,9 @@ def resume(
 ) -> Trained:
     """Go on with a run that was stopped, or train a finished one for longer.
 
+    A run of ours goes on as if it had not been stopped, down to the last bit, wherever the state of the environments
+    can be saved; where it cannot, and with other algorithms, new episodes begin, of which a warning tells.
+
     Schedules are functions of the share of the training that is left. They go on where they were if ``n_timesteps``
     stays; for a longer training they are those of the whole new length, and jump to where it has them.
 
@@ -152,7 +161,10 @@ def resume(
             raise UsageError(
                 f"run {run.folder} has had its {model.num_timesteps:,} steps: give a larger n_timesteps to go on"
             )
-        env.seed(arguments["seed"] + model.num_timesteps)
+        if isinstance(model, TrustRegionAlgorithm):
+            rewind_logs(run, model)
+        else:
+            env.seed(arguments["seed"] + model.num_timesteps)
         keep_as_checkpoint(run, newest, model.num_timesteps)
         write_settings(run, chosen, arguments)
         return _learn(run, model, chosen, arguments, total, show_progress)
@@ -161,7 +173,7 @@ def resume(
 def _learn(
     run: Run, model: BaseAlgorithm, hyperparams: Hyperparams, arguments: Mapping[str, Any], total: int, show: bool
 ) -> Trained:
-    """Train up to ``total`` steps and save; Ctrl-C and SIGTERM end it, and what was learned is kept."""
+    """Train up to ``total`` steps and save; a signal ends it, and what was learned is kept."""
     n_episodes, evaluation_seed = arguments["eval_episodes"], EVALUATION_SEED + arguments["seed"]
     evaluated = (arguments["eval_freq"], n_episodes)
     scored = grid.Run(
@@ -172,8 +184,11 @@ def _learn(
     if show:
         stderr.print(f"{run.algo} on {run.env_id}, seed {arguments['seed']}, in {run.folder}", markup=False)
     saver = Saver(run, partial(to_score, scored), arguments["save_freq"], print_line if in_lines else None)
-    was_interrupted = False
+    if model.num_timesteps > 0:
+        saver.go_on_from(model.num_timesteps)
+    exit_code = 0
     with ExitStack() as stack:
+        watch = stack.enter_context(SignalWatch((signal.SIGINT, *SIGNALS)))
         evaluation_env = stack.enter_context(closing(make_evaluation_env(run.env_id, hyperparams, n_episodes)))
         tracker = _wandb(run, hyperparams, arguments)
         if tracker is not None:
@@ -182,27 +197,25 @@ def _learn(
         stack.callback(logger.close)
         model.set_logger(logger)
         evaluation = PeriodicEvaluation(
-            evaluation_env, arguments["eval_freq"], n_episodes, evaluation_seed, saver.on_evaluation
-        )
-        evaluation.init_callback(model)  # for a Ctrl-C before `learn` does so
+            evaluation_env, arguments["eval_freq"], n_episodes, evaluation_seed, saver.on_evaluation,
+            last=saver.last_evaluated, poll=watch.poll,
+        )  # fmt: skip
         bar = stack.enter_context(TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show or in_lines))
+        model.keeps_boundaries = True  # type: ignore[attr-defined]  # noticed by our own
         try:
-            with sigterm_interrupts():
-                model.learn(
-                    total - model.num_timesteps,
-                    callback=[*make_callbacks(hyperparams), saver, bar, evaluation],
-                    reset_num_timesteps=model.num_timesteps == 0,
-                )
-        except KeyboardInterrupt:
-            was_interrupted = True
+            model.learn(
+                total - model.num_timesteps,
+                callback=[*make_callbacks(hyperparams), EndedBySignals(watch), evaluation, saver, bar],
+                reset_num_timesteps=model.num_timesteps == 0,
+            )
+        except KeyboardInterrupt as interrupt:
+            exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
         except (EOFError, ConnectionError) as error:
             raise UsageError(f"a process of {run.env_id} has died: what it printed says why") from error
         finally:
-            with undisturbed():
-                save_checkpoint(model, run.final)
-        if was_interrupted:
-            evaluation.finish()
-    return Trained(run, evaluation.evaluations[-1], model, was_interrupted)
+            watch.raises_at_once = False
+            save_checkpoint(model, run.final)
+    return Trained(run, evaluation.evaluations[-1] if evaluation.evaluations else None, model, exit_code)
 
 
 @contextmanager

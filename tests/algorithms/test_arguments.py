@@ -45,7 +45,16 @@ BAD = [
     ("verbose", ["a", -1]),
     ("stats_window_size", ["a", 0, -1]),
     ("tensorboard_log", [5]),
-    ("policy_kwargs", [5, {"nonsense": 1}, {"net_arch": "big"}, {"activation_fn": "tanh"}]),
+    (
+        "policy_kwargs",
+        [
+            5,
+            {"nonsense": 1},
+            {"net_arch": "big"},
+            {"activation_fn": "tanh"},
+            *({"log_std_init": number} for number in (100, -100, NAN, INF, None, "0")),
+        ],
+    ),
     ("rollout_buffer_class", [int, "RolloutBuffer"]),
     ("rollout_buffer_kwargs", [5, {"nonsense": 1}]),
 ]
@@ -58,6 +67,46 @@ def test_bad_values_are_refused_by_name_and_value(name, value):
     quoted = value is not None and not callable(value) and not isinstance(value, (float, dict))
     if quoted:
         assert repr(value) in str(caught.value)
+
+
+FORTY = {
+    "target_kl": ([0, -0.01, None, NAN, INF], "> 0"),
+    "cg_max_steps": ([0, -1, 1.5], ">= 1"),
+    "cg_damping": ([-0.1, NAN, None], ">= 0"),
+    "sub_sampling_factor": ([0, -3, 2.5, 65], r">= 1|in \[1, 64\]"),
+    "line_search_shrinking_factor": ([0, 1, 1.5, -0.5], r"in \(0, 1\)"),
+    "line_search_max_iter": ([0, 2.5], ">= 1"),
+    "gamma": ([-0.1, 1.1, NAN], r"in \[0, 1\]"),
+    "gae_lambda": ([-0.1, 1.1], r"in \[0, 1\]"),
+    "batch_size": ([0, -1, 2.5], ">= 1"),
+    "n_steps": ([0, 2.5], ">= 1"),
+    "n_critic_updates": ([-1, 1.5], ">= 0"),
+    "learning_rate": ([-1e-3, NAN], ">= 0"),
+    "cg_tolerance": ([-1e-3, 1.0], r"in \[0, 1\)"),
+    "max_grad_norm": ([0], "> 0"),
+    "policy_kwargs": ([{"log_std_init": 100}, {"log_std_init": -100}], r"in \[-20, 20\]"),
+}
+"""Values out of range, and how the message says what would be in it."""
+
+
+@pytest.mark.parametrize("kind", ["box", "masked_discrete", "lstm_box", "masked_lstm"])
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (values, _) in FORTY.items() for value in values])
+def test_40_bad_values_are_refused_by_every_algorithm_before_the_first_step(name, value, kind, monkeypatch):
+    """By name, value and allowed range."""
+
+    def no_step(*args):
+        raise AssertionError("the environment was reset or stepped")
+
+    for method in ("step_wait", "reset"):
+        monkeypatch.setattr(DummyVecEnv, method, no_step)
+    with pytest.raises(ValueError, match=rf"^{name}.* must be .*({FORTY[name][1]})") as caught:
+        make_model(kind, **{name: value})
+    number = value["log_std_init"] if isinstance(value, dict) else value
+    assert f"={number!r} " in str(caught.value)
+
+
+def test_there_are_40_of_them():
+    assert sum(len(values) for values, _ in FORTY.values()) == 40
 
 
 def test_an_error_says_what_would_be_right():
@@ -80,7 +129,6 @@ def test_an_error_says_what_would_be_right():
         (spaces.Tuple([spaces.Discrete(2)]), "use Box, Discrete, MultiDiscrete or MultiBinary"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), "must be bounded"),
         (spaces.Box(0, 5, (2,), np.int32), "floating-point"),
-        (spaces.Discrete(3, start=5), "must start at 0"),
         (spaces.MultiDiscrete([[2, 2], [3, 3]]), "one-dimensional"),
         (spaces.MultiBinary([2, 2]), "one-dimensional"),
         (spaces.Box(-1, 1, (0,), np.float32), "nothing to choose"),

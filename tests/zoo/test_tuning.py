@@ -158,7 +158,7 @@ def test_a_search_in_the_space_with_a_memory(algo, url, bandit):
     [
         ({"error": ValueError("these do not fit")}, "these do not fit"),
         ({"error": FloatingPointError("overflow in exp")}, "overflow in exp"),
-        ({"reward": float("nan")}, "mean return nan after"),
+        ({"reward": float("nan")}, "the reward of environment 0 at step 0 of the rollout is nan"),
     ],
 )
 def test_hyperparameters_that_cannot_be_used_are_pruned_with_the_reason(broken, reason, url, bandit):

@@ -1,0 +1,70 @@
+"""An update is all or nothing: whatever ends it before its end, nothing of it remains.
+
+That may be an error, Ctrl-C or the exception of a signal handler, between any two instructions. The actor's step alone
+is all or nothing in the line search; here it is the whole of parameters, optimiser, radius controller and counts, so
+that what is saved afterwards fits together.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+
+if TYPE_CHECKING:
+    from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+
+CHANGED = ("radius_controller", "critic_regression", "_n_updates")
+"""Attributes of the algorithm that an update changes, beside the policy."""
+
+ATTEMPTS = 10
+"""How often it is tried to bring everything back: another Ctrl-C may come while that is done."""
+
+
+class Before:
+    """What an update of ``algorithm`` changes, as it is now."""
+
+    def __init__(self, algorithm: "TrustRegionAlgorithm"):
+        self._algorithm = algorithm
+        policy = algorithm.policy
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in (*policy.parameters(), *policy.buffers())]
+        self._optimizer = copy.deepcopy(policy.optimizer.state_dict())
+        self._attributes = {name: copy.deepcopy(getattr(algorithm, name)) for name in CHANGED}
+        # what a block sets for its time would stay set if it were interrupted on leaving
+        self._has_gradients = th.is_grad_enabled()
+        self._validates = th.distributions.Distribution._validate_args
+
+    def bring_back(self) -> None:
+        """May be interrupted and done again."""
+        th.set_grad_enabled(False)
+        for tensor, value in self._tensors:
+            tensor.copy_(value)
+        self._algorithm.policy.optimizer.load_state_dict(self._optimizer)
+        vars(self._algorithm).update(self._attributes)
+        th.distributions.Distribution.set_default_validate_args(self._validates)
+        th.set_grad_enabled(self._has_gradients)
+
+
+def all_or_nothing(update: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Have an algorithm's ``update`` leave everything as it was if it does not come to its end.
+
+    Not a context manager, which an interruption on its own way out would leave with nothing brought back.
+    """
+
+    @wraps(update)
+    def whole_or_none(algorithm: "TrustRegionAlgorithm") -> None:
+        before = Before(algorithm)
+        try:
+            update(algorithm)
+        except BaseException:
+            for attempt in range(ATTEMPTS):
+                try:
+                    before.bring_back()
+                    break
+                except BaseException:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+            raise
+
+    return whole_or_none

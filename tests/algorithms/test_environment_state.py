@@ -1,0 +1,144 @@
+"""Environments go on, bit for bit, where others like them were captured."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
+
+from sb3_trpo.algorithms.environment_state import Resumable, capture, restore
+from tests.envs import Contextual
+
+CLASSIC = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
+MUJOCO = [
+    "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Swimmer-v5", "Ant-v5", "Humanoid-v5", "Reacher-v5", "Pusher-v5",
+    "InvertedDoublePendulum-v5",
+]  # fmt: skip
+TOY_TEXT = ["FrozenLake-v1", "Taxi-v4", "Blackjack-v1"]
+
+
+def choices(env, n, seed=0):
+    env.action_space.seed(seed)
+    return [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(n)]
+
+
+def play(env, actions):
+    return [env.step(action)[:3] for action in actions]
+
+
+def assert_same(first, second):
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_equal(a, b)
+
+
+def goes_on(make, n_before=60, n_after=120):
+    """Whether an environment that was elsewhere goes on as the one that was captured; its state."""
+    env, other = make(), make()
+    env.reset()
+    other.reset()
+    actions = choices(env, n_before + n_after)
+    play(env, actions[:n_before])
+    play(other, actions[: n_before // 3])
+    captured = capture(env)
+    assert captured.state is not None, captured.reason
+    expected = play(env, actions[n_before:])
+    restore(other, captured.state)
+    assert_same(expected, play(other, actions[n_before:]))
+    env.close()
+    other.close()
+    return captured.state
+
+
+@pytest.mark.parametrize("env_id", [*CLASSIC, *TOY_TEXT])
+def test_the_environments_of_gymnasium(env_id):
+    goes_on(lambda: make_vec_env(env_id, 2, seed=1))
+
+
+@pytest.mark.parametrize("env_id", MUJOCO)
+@pytest.mark.filterwarnings("ignore:.*settotalmass.*")
+def test_the_tasks_of_mujoco(env_id):
+    """Some look at what was computed a step ago: positions of bodies, contact forces."""
+    goes_on(lambda: make_vec_env(env_id, 2, seed=1), n_before=25, n_after=50)
+
+
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped")
+def test_wrappers_of_environments_and_of_vectorised_ones():
+    def make():
+        env = make_vec_env("Pendulum-v1", 2, seed=1, wrapper_class=gym.wrappers.NormalizeObservation)
+        return VecNormalize(VecMonitor(VecFrameStack(env, 3)), gamma=0.9)
+
+    goes_on(make, n_before=250, n_after=250)
+
+
+def test_an_environment_that_samples_from_its_space():
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.MultiBinary(3)})
+    goes_on(lambda: make_vec_env(lambda: Contextual(spaces.Discrete(3), space), 2, seed=1), 5, 20)
+
+
+def test_environments_in_processes_of_their_own():
+    goes_on(lambda: make_vec_env("CartPole-v1", 2, seed=1, vec_env_cls=SubprocVecEnv, wrapper_class=Resumable), 30, 60)
+
+
+def test_the_state_is_a_copy():
+    env = make_vec_env("CartPole-v1", 1, seed=1)
+    env.reset()
+    first, again = capture(env).state, capture(env).state
+    play(env, choices(env, 5))
+    np.testing.assert_equal(first, again)
+
+
+class World(gym.Env):
+    """Whose state is an object that nobody knows."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.world = World.Body()
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    class Body:
+        """Of this world."""
+
+
+def test_a_state_that_cannot_be_captured_is_none_with_a_reason():
+    env = make_vec_env(World, 1)
+    env.reset()
+    captured = capture(env)
+    assert captured.state is None
+    assert captured.reason.startswith("tests.algorithms.test_environment_state.World.world is a tests.")
+
+
+def test_processes_are_captured_only_by_those_who_can():
+    plain = make_vec_env("CartPole-v1", 1, vec_env_cls=SubprocVecEnv)
+    unknown = SubprocVecEnv([lambda: Resumable(World())])
+    try:
+        assert capture(plain).reason == "SubprocVecEnv does not let its environments be looked into"
+        unknown.reset()
+        assert "World.world is a" in capture(unknown).reason
+    finally:
+        plain.close()
+        unknown.close()
+
+
+def test_an_environment_unlike_the_one_that_was_captured_is_refused():
+    env = make_vec_env("CartPole-v1", 2, seed=1)
+    env.reset()
+    state = capture(env).state
+    for other, sentence in (
+        (make_vec_env("CartPole-v1", 3), "the state of 2 environments was saved, and there are 3"),
+        (make_vec_env("Pendulum-v1", 2), "layers .*CartPoleEnv, and there are .*PendulumEnv"),
+        (VecNormalize(make_vec_env("CartPole-v1", 2)), "VecNormalize"),
+        (DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2), "Monitor"),
+    ):
+        before = other.reset()
+        with pytest.raises(ValueError, match=sentence):
+            restore(other, state)
+        assert before is not None
+        other.close()

@@ -2,8 +2,8 @@
 
 A file is written under another name in its folder, flushed to the disk, and renamed: a reader sees the old file or the
 new one, after a crash too. The temporary file is locked while its writer lives. The system lifts the lock when the
-writer is killed, and the next one takes over what was left; hence no more of them are ever left than there were
-writers at a time, and two writers of one file do not meet.
+writer is killed, and the next one in the folder takes away what was left; hence no more of them are ever left than
+there were writers at a time (for each suffix), and two writers of one file do not meet.
 """
 
 import contextlib
@@ -58,12 +58,11 @@ class _Unwritable(OSError):
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
     """An empty file of one's own beside the target; deleted, unless it was renamed."""
-    names = (target.with_name(f".{target.stem}.tmp{number}{target.suffix}") for number in count())
+    names = (target.with_name(f".sb3-trpo-{number}.tmp{target.suffix}") for number in count())
     handle, temporary = next((handle, name) for name in names if (handle := _own(name)) is not None)
     if fcntl is None:
         os.close(handle)
     try:
-        os.truncate(temporary, 0)
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o7777)
         yield temporary
@@ -76,19 +75,21 @@ def _temporary(target: Path) -> Iterator[Path]:
 
 
 def _own(temporary: Path) -> int | None:
-    """The descriptor of a file that is new, or whose writer is dead; None when another writer has it."""
+    """The descriptor of the new file, locked where files can be; None when another writer has it."""
+    with contextlib.suppress(OSError):  # just renamed by its writer, or of another user, or there is none
+        handle = os.open(temporary, os.O_WRONLY)
+        # While it was being opened, its writer may have renamed it: then it is a file that readers see.
+        if _lock(handle) and _is_at(handle, temporary):
+            temporary.unlink()  # its writer is dead
+        os.close(handle)
     try:
-        handle, is_new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), True
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
-        try:
-            handle, is_new = os.open(temporary, os.O_WRONLY), False
-        except OSError:  # just renamed by its writer, or of another user
-            return None
+        return None
     locked = _lock(handle)
-    # While it was being opened, its writer may have renamed it: then it is a file that readers see.
-    if (is_new and locked is None) or (locked and _is_at(handle, temporary)):
+    if locked is None or (locked and _is_at(handle, temporary)):
         return handle
-    os.close(handle)
+    os.close(handle)  # someone was quicker, and took it for one whose writer is dead
     return None
 
 

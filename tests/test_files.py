@@ -101,7 +101,7 @@ def test_the_disk_has_a_file_before_its_name_and_the_folder_after(tmp_path, monk
     )
     monkeypatch.setattr(type(tmp_path), "replace", lambda *args: (done.append("rename"), rename(*args))[1])
     write_text(tmp_path / "file.txt", "text")
-    assert done == [str(tmp_path / ".file.tmp0.txt"), "rename", str(tmp_path)]
+    assert done == [str(tmp_path / ".sb3-trpo-0.tmp.txt"), "rename", str(tmp_path)]
 
 
 def test_what_a_killed_writer_left_is_taken_over(tmp_path):
@@ -117,9 +117,10 @@ def test_what_a_killed_writer_left_is_taken_over(tmp_path):
             while not leftovers(tmp_path):
                 time.sleep(0.001)
             os.kill(child, signal.SIGKILL)
-        assert leftovers(tmp_path) == [".file.tmp0.txt"]
+        assert leftovers(tmp_path) == [".sb3-trpo-0.tmp.txt"]
+    write_text(tmp_path / "other.txt", "whole")
+    assert sorted(os.listdir(tmp_path)) == ["other.txt"]
     write_text(path, "whole")
-    assert os.listdir(tmp_path) == ["file.txt"]
     assert path.read_text() == "whole"
 
 
@@ -158,7 +159,7 @@ def test_a_file_system_without_locks_gets_names_that_are_new(tmp_path, monkeypat
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(files.fcntl, "flock", no_locks)
-    (tmp_path / ".file.tmp0.txt").write_text("of someone else")
+    (tmp_path / ".sb3-trpo-0.tmp.txt").write_text("of someone else")
     write_text(tmp_path / "file.txt", "text")
     assert (tmp_path / "file.txt").read_text() == "text"
-    assert (tmp_path / ".file.tmp0.txt").read_text() == "of someone else"
+    assert (tmp_path / ".sb3-trpo-0.tmp.txt").read_text() == "of someone else"

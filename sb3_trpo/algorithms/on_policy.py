@@ -13,7 +13,6 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance
@@ -30,6 +29,7 @@ from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
 from sb3_trpo.algorithms.persistent import PersistentAlgorithm
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
+from sb3_trpo.algorithms.saved import SavedAlgorithm
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.algorithms.threads import one_numpy_thread

@@ -204,7 +204,7 @@ def test_killed_half_way_and_resumed(bench):
         command.wait()
         until(lambda: not bench.workers(), seconds=20)
         kept.append((bench.done(), bench.starts()))
-        (bench.output / ".scores.tmp0.csv").write_text("half written")
+        (bench.output / ".sb3-trpo-0.tmp.csv").write_text("half written")
     assert len(kept[-1][0]) < 12
     assert bench.start().wait(60) == 0
     assert_nothing_was_repeated(bench, kept)

@@ -27,9 +27,8 @@ from sb3_trpo.algorithms.experience import Experience, independent_steps
 from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
-from sb3_trpo.algorithms.persistent import PersistentAlgorithm
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
-from sb3_trpo.algorithms.saved import SavedAlgorithm
+from sb3_trpo.algorithms.resumable import ResumableAlgorithm
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.algorithms.threads import one_numpy_thread
@@ -43,7 +42,7 @@ from sb3_trpo.core.trust_region import RadiusController
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
 
-class TrustRegionAlgorithm(PersistentAlgorithm):
+class TrustRegionAlgorithm(ResumableAlgorithm):
     """On-policy algorithm whose actor takes natural-gradient steps inside a trust region.
 
     The arguments up to ``_init_setup_model`` have the names, positions and meanings of `sb3_contrib.TRPO`, save
@@ -201,7 +200,7 @@ class TrustRegionAlgorithm(PersistentAlgorithm):
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         """As in Stable-Baselines3; a `SubprocVecEnv` tells of dead workers from then on."""
-        wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        wrapped: VecEnv = ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         watch_workers(wrapped)
         return wrapped
 

@@ -1,41 +1,28 @@
-"""What is saved of an algorithm, and how one that was loaded goes on."""
+"""Algorithms that go on where they were saved (see `training_state`)."""
 
-import warnings
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.save_util import recursive_getattr, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import get_device, get_system_info
 
-from sb3_trpo.algorithms.critic import narrowed_state
-from sb3_trpo.algorithms.model_file import REBUILT, attributes_of, parameters_of
-from sb3_trpo.algorithms.policies import ALGORITHM_FOR, Kind
+from sb3_trpo.algorithms.saved import SavedAlgorithm
 from sb3_trpo.algorithms.training_state import TrainingState, pending_log
 from sb3_trpo.algorithms.watch import watched
-from sb3_trpo.saving.errors import FileError
-from sb3_trpo.saving.model import VARIABLES, ModelFile, SavedModel, read_model, write_model
+from sb3_trpo.saving.model import ModelFile
 
-SelfAlgorithm = TypeVar("SelfAlgorithm", bound="PersistentAlgorithm")
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="ResumableAlgorithm")
 
 
-class PersistentAlgorithm(OnPolicyAlgorithm):
-    """On-policy algorithm that is saved whole or not at all, loaded without running code, and goes on bit for bit."""
+class ResumableAlgorithm(SavedAlgorithm):
+    """An algorithm that goes on, where it was saved, as if it had not been interrupted."""
 
-    policy: Any
-
-    kind: ClassVar[Kind] = Kind(masks=False, memory=False)
-    """Of the policies that it trains."""
     while_learning: ExitStack
     """Closed when `learn` ends, in whatever way: for callbacks that have something to undo then."""
     keeps_boundaries: bool = False
     """Whether the state at the start of every rollout is kept, from which an interrupted training goes on exactly."""
-    _kept_by_optimizer: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -109,19 +96,13 @@ class PersistentAlgorithm(OnPolicyAlgorithm):
         :raises OSError: naming the file, when it cannot be written; the old one is as it was
         :raises ValueError: for an attribute that cannot be saved
         """
-        states, variables = self._get_torch_save_params()
-        left_out = {*self._excluded_save_params(), *(exclude or ())} - {*(include or ())}
-        left_out |= {name.split(".")[0] for name in (*states, *variables)}
-        attributes = {name: value for name, value in vars(self).items() if name not in left_out}
-        if attributes.get("_training_state", ()) is None:  # else loaded, and not yet gone on from
-            attributes["_training_state"] = self._state_between_updates()._asdict()
-        write_model(
-            path,
-            ALGORITHM_FOR[self.kind],
-            attributes,
-            self.get_parameters(),
-            {name: recursive_getattr(self, name) for name in variables},
-        )
+        waiting = self._training_state  # loaded, and not yet gone on from
+        if waiting is None:
+            self._training_state = self._state_between_updates()._asdict()
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self._training_state = waiting
 
     def _note_boundary(self) -> None:
         """A rollout begins: note the state if it is to be kept."""
@@ -175,80 +156,13 @@ class PersistentAlgorithm(OnPolicyAlgorithm):
         :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
             for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
         """
-        if isinstance(env, str):
-            env = maybe_make_env(env, verbose=0)
-        if env is not None:
-            env = cls._wrap_env(env)
-        file = read_model(path)
-        if print_system_info:
-            print("== CURRENT SYSTEM INFO ==")
-            get_system_info()
-            print(f"== SAVED MODEL SYSTEM INFO ==\n{file.system}")
-        attributes = attributes_of(file, cls, cls.kind, env, custom_objects, kwargs, trust)
-        if env is None:
-            env = attributes.get("env")
-        else:
-            attributes["n_envs"] = env.num_envs
-            if force_reset:
-                attributes["_last_obs"] = None
-        model = cls(attributes["policy_class"], env, device=device, _init_setup_model=False)
-        vars(model).update(attributes)
-        model._setup_model()
-        model._restore(file, device)
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, trust, **kwargs)
         if force_reset:
             model._training_state = None
         elif model._training_state is not None:
             TrainingState(**model._training_state).rewind(model)
         return model
 
-    def _restore(self, file: SavedModel, device: th.device | str) -> None:
-        """Take the weights of a file.
-
-        :raises FileError: when they are not those of this policy
-        """
-        try:
-            self.set_parameters(parameters_of(file, self._get_torch_save_params()[0], self.policy, get_device(device)))
-        except RuntimeError as error:
-            raise FileError(f"{file.name}: the weights are not those of its policy: {error}") from error
-        if VARIABLES in file.tensors:
-            for name, value in file.state(VARIABLES, get_device(device)).items():
-                recursive_setattr(self, f"{name}.data", value.data)
-        if self.use_sde:
-            self.policy.reset_noise()  # for matrices on the right device
-
-    def set_parameters(  # type: ignore[override]  # Stable-Baselines3 means dictionaries of dictionaries, too
-        self,
-        load_path_or_dict: ModelFile | dict[str, dict[str, Any]],
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """As in Stable-Baselines3; an optimiser's state for the whole policy is narrowed to the critic's parameters.
-
-        From the file of a policy whose actor and critic share what they do not share here, such as a CnnPolicy of
-        PPO, the weights are taken and the critic's optimiser stays as it is, with a warning.
-
-        :raises ValueError: for a file that is damaged, or holds weights that are not finite
-        """
-        if isinstance(load_path_or_dict, dict):
-            params: dict[str, Any] = dict(load_path_or_dict)
-        else:
-            file = read_model(load_path_or_dict)
-            params = dict(parameters_of(file, self._get_torch_save_params()[0], self.policy, get_device(device)))
-        if "policy.optimizer" in params:
-            state = narrowed_state(params["policy.optimizer"], self._kept_by_optimizer)
-            own = self.policy.optimizer.state_dict()
-            sizes, own_sizes = ([len(group["params"]) for group in s["param_groups"]] for s in (state, own))
-            if sizes != own_sizes and not isinstance(load_path_or_dict, dict):
-                warnings.warn(
-                    f"the optimiser in {load_path_or_dict!s} is of {sum(sizes)} parameters, the critic's of "
-                    f"{sum(own_sizes)}: the weights are loaded, the critic's optimiser stays as it is",
-                    stacklevel=2,
-                )
-                state = own
-            params["policy.optimizer"] = state
-        super().set_parameters(params, exact_match, device)
-
     def _excluded_save_params(self) -> list[str]:
-        """Also what belongs to the running `learn`, and what is found anew."""
-        of_this_run = ["_boundary", "keeps_boundaries", "while_learning", "_kept_by_optimizer"]
-        return [*super()._excluded_save_params(), *of_this_run, *REBUILT]
+        """Also what belongs to the running `learn`."""
+        return [*super()._excluded_save_params(), "_boundary", "keeps_boundaries", "while_learning"]

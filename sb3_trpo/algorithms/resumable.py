@@ -116,9 +116,12 @@ class ResumableAlgorithm(SavedAlgorithm):
         return None if boundary is None or boundary.updates != self._n_updates else boundary
 
     def _state_between_updates(self) -> TrainingState:
-        """The last boundary, else the present state."""
+        """The last boundary, with what was logged since but by an update that did not end; else the present state."""
         boundary = self._last_boundary
-        return TrainingState.of(self) if boundary is None else boundary._replace(log=pending_log(self))
+        if boundary is None:
+            return TrainingState.of(self)
+        since = {name: entry for name, entry in pending_log(self).items() if not name.startswith("train/")}
+        return boundary._replace(log={**since, **boundary.log})
 
     @classmethod
     def load(

@@ -2,11 +2,14 @@
 
 A table stands between ``<!-- scores FOLDER -->`` and ``<!-- end of scores -->``, and is that of the final scores of
 ``FOLDER/scores.csv`` as ``sb3-trpo report`` writes it; that of ``memory_speed.csv`` between ``<!-- memory speed -->``
-and ``<!-- end of memory speed -->``.
+and ``<!-- end of memory speed -->``. What everybody had reached when a contestant had finished stands between
+``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``.
 """
 
 import re
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean, median
 
 from benchmarks import memory_speed
 from sb3_trpo.evaluation.report import finals
@@ -16,6 +19,31 @@ from sb3_trpo.evaluation.summary import summarize
 ROOT = Path(__file__).parent.parent
 MEMORY_SPEED = re.compile(r"(<!-- memory speed -->\n).*?(<!-- end of memory speed -->)", re.DOTALL)
 PLACE = re.compile(r"(<!-- scores (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
+
+EQUAL_TIME = re.compile(r"(<!-- equal time (\S+), (.+?) -->\n).*?(<!-- end of equal time -->)", re.DOTALL)
+
+
+def equal_time(folder: str, contestant: str) -> str:
+    """Mean scores of all contestants in the wall-clock that ``contestant`` needs, by the median over its seeds."""
+    scores = read_scores(ROOT / folder / "scores.csv")
+    names, envs = (list(dict.fromkeys(getattr(score, key) for score in scores)) for key in ("implementation", "env"))
+    lines = [f"| environment | training time | {' | '.join(names)} |", f"| --- | --: |{' --: |' * len(names)}"]
+    for env in envs:
+        runs = defaultdict(list)
+        for score in scores:
+            if score.env == env:
+                runs[score.implementation, score.seed].append(score)
+        limit = median(run[-1].wall_s for (name, _), run in runs.items() if name == contestant)
+        means = []
+        for name in names:
+            reached = [
+                [score.eval_mean for score in run if score.wall_s <= max(limit, run[0].wall_s)][-1]
+                for (other, _), run in runs.items()
+                if other == name
+            ]
+            means.append(f"{mean(reached):,.4g}")
+        lines.append(f"| {env} | {limit:.0f} s | {' | '.join(means)} |")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def final_scores(folder: str) -> str:
@@ -27,6 +55,7 @@ def final_scores(folder: str) -> str:
 def with_scores(text: str) -> str:
     """``text`` with its tables of scores as the results are."""
     text = MEMORY_SPEED.sub(lambda match: f"{match[1]}{memory_speed.table(memory_speed.read())}\n{match[2]}", text)
+    text = EQUAL_TIME.sub(lambda match: match[1] + equal_time(match[2], match[3]) + match[4], text)
     return PLACE.sub(lambda match: match[1] + final_scores(match[2]) + match[3], text)
 
 

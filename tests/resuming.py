@@ -5,15 +5,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo import TRPO, MaskableRecurrentTRPO, RecurrentTRPO
 from tests.envs import Masked, Walk
-
-
-def half(progress):
-    """A schedule."""
-    return 1e-3 * (0.5 + progress / 2)
 
 
 def environments(env_id, normalize=False):
@@ -68,7 +64,7 @@ def logged(model):
 def new_model(kind):
     cls, policy, make, arguments = KINDS[kind]
     return cls(
-        policy, make(), n_steps=N_STEPS, batch_size=16, n_critic_updates=2, learning_rate=half, seed=1, **arguments
+        policy, make(), n_steps=N_STEPS, batch_size=16, n_critic_updates=2, learning_rate=LinearSchedule(1e-3, 5e-4, 1.0), seed=1, **arguments
     )
 
 

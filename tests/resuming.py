@@ -38,6 +38,7 @@ KINDS = {
 """Name -> class, policy, what makes the environments, further arguments."""
 
 N_STEPS, N_ENVS = 20, 2
+SCHEDULE = LinearSchedule(1e-3, 5e-4, 1.0)
 
 
 class Rows(KVWriter):
@@ -64,7 +65,7 @@ def logged(model):
 def new_model(kind):
     cls, policy, make, arguments = KINDS[kind]
     return cls(
-        policy, make(), n_steps=N_STEPS, batch_size=16, n_critic_updates=2, learning_rate=LinearSchedule(1e-3, 5e-4, 1.0), seed=1, **arguments
+        policy, make(), n_steps=N_STEPS, batch_size=16, n_critic_updates=2, learning_rate=SCHEDULE, seed=1, **arguments
     )
 
 

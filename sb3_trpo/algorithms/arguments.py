@@ -289,6 +289,6 @@ def as_value_errors(given: str) -> Iterator[None]:
     """Turn what Stable-Baselines3 raises for arguments it cannot use into the `ValueError` that users are promised."""
     try:
         yield
-    except (AssertionError, NotImplementedError, TypeError, AttributeError) as error:
+    except (AssertionError, RuntimeError, TypeError, AttributeError) as error:  # NotImplementedError is a RuntimeError
         reason = " ".join(str(argument).strip() for argument in error.args)
         raise ValueError(f"{given} cannot be used: {reason}") from error

@@ -1,9 +1,9 @@
 """What environments remember between two steps, as plain data: captured, and put back into others like them.
 
 Of every layer, be it a wrapper or the environment itself, those attributes are taken that are numbers, strings, arrays
-or collections of them, numpy's generators, also those of spaces, running statistics, and the physics of MuJoCo. That is all there is to
-classic control, to Gymnasium's MuJoCo tasks, and to most environments written in Python. Where an attribute is anything
-else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
+or collections of them, numpy's generators, also those of spaces, running statistics, and the physics of MuJoCo. That is
+all there is to classic control, to Gymnasium's MuJoCo tasks, and to most environments written in Python. Where an
+attribute is anything else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
 """
 
 import os
@@ -21,6 +21,8 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from sb3_trpo.algorithms.subproc import WorkerError
 
 State = dict[str, Any]
 """Of one layer: its ``type``, and what was taken of it, by kind and name."""
@@ -72,7 +74,7 @@ def capture(env: VecEnv) -> Captured:
                 raise UnknownState(failed[0])
             return Captured({"wrappers": wrappers, "envs": states})
         raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")
-    except UnknownState as unknown:
+    except (UnknownState, WorkerError) as unknown:
         return Captured(None, str(unknown))
 
 

@@ -4,8 +4,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Iterable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -28,25 +27,22 @@ from sb3_trpo.algorithms.experience import Experience, independent_steps
 from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
-from sb3_trpo.algorithms.policies import Kind
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
-from sb3_trpo.algorithms.saved import SavedAlgorithm
+from sb3_trpo.algorithms.resumable import ResumableAlgorithm
 from sb3_trpo.algorithms.steps import Steps
+from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.algorithms.threads import one_numpy_thread
-from sb3_trpo.algorithms.training_state import TrainingState, pending_log
 from sb3_trpo.algorithms.transaction import all_or_nothing
 from sb3_trpo.algorithms.vec_env import lean_stepping
-from sb3_trpo.algorithms.watch import watched
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
 from sb3_trpo.core.surrogate import Surrogate, normalized_weights, standardize, uniform_weights
 from sb3_trpo.core.trust_region import RadiusController
-from sb3_trpo.saving.model import ModelFile
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
 
-class TrustRegionAlgorithm(SavedAlgorithm):
+class TrustRegionAlgorithm(ResumableAlgorithm):
     """On-policy algorithm whose actor takes natural-gradient steps inside a trust region.
 
     The arguments up to ``_init_setup_model`` have the names, positions and meanings of `sb3_contrib.TRPO`, save
@@ -56,7 +52,8 @@ class TrustRegionAlgorithm(SavedAlgorithm):
 
     :param policy: a name, ``"MlpPolicy"``, ``"CnnPolicy"`` or ``"MultiInputPolicy"`` (with memory ``"MlpLstmPolicy"``
         and so on), or a policy class
-    :param env: environment, vectorised environment, or the id of a registered one
+    :param env: environment, vectorised environment, or the id of a registered one; a `SubprocVecEnv` is watched, see
+        `sb3_trpo.algorithms.subproc`
     :param learning_rate: of the critic's optimiser; number or schedule
     :param n_steps: steps per environment and update
     :param batch_size: minibatch size of the critic
@@ -100,13 +97,7 @@ class TrustRegionAlgorithm(SavedAlgorithm):
     policy: Any
     radius_controller: RadiusController | None
     critic_regression: Regression | None
-    while_learning: ExitStack
-    """Closed when `learn` ends, in whatever way: for callbacks that have something to undo then."""
-    keeps_boundaries: bool = False
-    """Whether the state at the start of every rollout is kept, from which an interrupted training goes on exactly."""
 
-    kind: ClassVar[Kind] = Kind(masks=False, memory=False)
-    """Of the policies that it trains."""
     rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
     """The usual rollout buffers, for arrays and for dictionaries of them."""
     action_spaces: ClassVar[tuple[type, ...]] = arguments.ACTION_SPACES
@@ -170,7 +161,7 @@ class TrustRegionAlgorithm(SavedAlgorithm):
             gae_lambda=gae_lambda,
             ent_coef=0.0,  # the surrogate has no entropy bonus
             vf_coef=0.0,  # the critic is regressed on its own
-            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class,
@@ -202,12 +193,16 @@ class TrustRegionAlgorithm(SavedAlgorithm):
         self.radius_controller = None
         self.critic_regression = None
         self._rollout_seconds = math.nan
-        self._training_state: dict[str, Any] | None = None  # set in a file, and from `load` to `learn`
-        self._boundary: TrainingState | None = None  # of the last rollout's start, where it is kept
-        self._n_updates_at_start = 0
         self._has_warned_of_scale = False
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As in Stable-Baselines3; a `SubprocVecEnv` tells of dead workers from then on."""
+        wrapped: VecEnv = ResumableAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        watch_workers(wrapped)
+        return wrapped
 
     def _setup_model(self) -> None:
         """Build buffer, policy, schedules and the radius controller, unless a saved one was restored."""
@@ -353,8 +348,7 @@ class TrustRegionAlgorithm(SavedAlgorithm):
         :raises ExperienceError: for rewards, observations or values that nothing can be learned from
         """
         started = time.perf_counter()
-        if self.keeps_boundaries:
-            self._boundary = TrainingState.of(self)
+        self._note_boundary()
         is_fast = self.fast_rollout and rollout.applies(self, env, rollout_buffer, n_rollout_steps)
         with lean_stepping(env) if is_fast else nullcontext(), guarded(self, env, rollout_buffer):
             if is_fast:
@@ -397,151 +391,18 @@ class TrustRegionAlgorithm(SavedAlgorithm):
         arguments.check_number(
             "total_timesteps", total_timesteps, "and a whole number >= 0", lambda x: x >= 0 and x == int(x)
         )
-        with ExitStack() as self.while_learning:
-            return super().learn(
-                int(total_timesteps),
-                callback=callback,
-                log_interval=log_interval,
-                tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
-                reset_num_timesteps=reset_num_timesteps,
-                progress_bar=progress_bar,
-            )
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        """Also go on from the state of training that was loaded, unless the counting or the environment starts anew.
-
-        :raises ExperienceError: for first observations that nothing can be learned from
-        """
-        state = None if reset_num_timesteps or self._last_obs is None else self._training_state
-        self._training_state = self._boundary = None
-        assert self.env is not None
-        with watched(self.env):
-            prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-            self._n_updates_at_start = self._n_updates
-            if state is not None:
-                restored = TrainingState(**state)
-                restored.restore(self)
-                self._n_updates_at_start -= restored.iterations
-        return prepared
-
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log; iterations are counted through where a training goes on."""
-        super().dump_logs(iteration and self._n_updates - self._n_updates_at_start + 1)
-
-    @property
-    def timesteps_left(self) -> int:
-        """Environment steps that were asked of the last `learn` and not made: with which a loaded model goes on."""
-        return max(self._total_timesteps - self.num_timesteps, 0)
-
-    @property
-    def resumes_at(self) -> int:
-        """The environment step at which a model goes on that is saved now."""
-        between = self._last_boundary
-        return self.num_timesteps if between is None else int(between.attributes["num_timesteps"])
-
-    @property
-    def monitor_sizes(self) -> list[int | None]:
-        """How long each environment's file of episodes was, in bytes, when a model that goes on was saved."""
-        environment = (self._training_state or {}).get("environment") or {"envs": []}
-        return [
-            next((file["size"] for layer in layers for file in layer.get("files", {}).values()), None)
-            for layers in environment["envs"]
-        ]
-
-    def save(self, path: ModelFile, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save the model, and with it all that `load` with ``force_reset=False`` needs to go on exactly.
-
-        That is the state between two updates. Saved during a rollout, it is that of its start if a callback keeps it
-        (`sb3_trpo.callbacks.Checkpoints`), else the present one: the steps of the rollout so far are then not learned
-        from.
-
-        A file is written whole or not at all.
-
-        :param path: file name, to which ``.zip`` is added where it has no suffix, or an open file
-        :param exclude: attributes to leave out, such as ``"_training_state"``
-        :param include: attributes to save that otherwise are not
-        :raises OSError: naming the file, when it cannot be written; the old one is as it was
-        :raises ValueError: for an attribute that cannot be saved
-        """
-        waiting = self._training_state  # loaded, and not yet gone on from
-        if waiting is None:
-            self._training_state = self._state_between_updates()._asdict()
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._training_state = waiting
-
-    @property
-    def _last_boundary(self) -> TrainingState | None:
-        """The state at the start of the rollout, where it is kept and no update followed."""
-        boundary = self._boundary
-        return None if boundary is None or boundary.updates != self._n_updates else boundary
-
-    def _state_between_updates(self) -> TrainingState:
-        """The last boundary, else the present state."""
-        boundary = self._last_boundary
-        return TrainingState.of(self) if boundary is None else boundary._replace(log=pending_log(self))
-
-    @classmethod
-    def load(
-        cls: type[SelfAlgorithm],
-        path: ModelFile,
-        env: GymEnv | str | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trust: bool = False,
-        **kwargs: Any,
-    ) -> SelfAlgorithm:
-        """Load a model saved by this class; `TRPO` also loads those of `sb3_contrib.TRPO`.
-
-        A model of sb3-contrib keeps its behaviour: its radius and damping, which are averages over action
-        dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
-        given here are taken as they are.
-
-        No code of the file is run. Classes of your own and lambdas, which are code, are loaded with ``trust=True``
-        only: pass it for files that you made yourself.
-
-        :param env: environment to go on training in, or its id; not needed to predict
-        :param custom_objects: values in place of those of the file
-        :param force_reset: False to go on exactly: environments, random generators, statistics and counters are then as
-            they were when the model was saved, once `learn` is called with ``reset_num_timesteps=False``:
-
-            .. code-block:: python
-
-                model = TRPO.load("cheetah", env=env, force_reset=False)
-                model.learn(model.timesteps_left, reset_num_timesteps=False)
-
-        :param trust: run the code that is in the file
-        :param kwargs: constructor arguments to change
-        :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
-            for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
-        """
-        if force_reset:
-            kwargs["_training_state"] = None  # of no use, and not even decoded
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, trust, **kwargs)
-        if model._training_state is not None:
-            TrainingState(**model._training_state).rewind(model)
-        return model
+        return super().learn(
+            int(total_timesteps),
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
 
     def _excluded_save_params(self) -> list[str]:
-        """Also what belongs to the running `learn`, and what is found anew."""
-        own = [
-            "_rollout_seconds",
-            "_has_warned_of_scale",
-            "_boundary",
-            "keeps_boundaries",
-            "while_learning",
-        ]
-        return [*super()._excluded_save_params(), *own]
+        """Also the time that the last rollout took, and what was said."""
+        return [*super()._excluded_save_params(), "_rollout_seconds", "_has_warned_of_scale"]
 
     def _probe_policy(self) -> Actor:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

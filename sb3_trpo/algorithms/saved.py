@@ -24,7 +24,8 @@ class SavedAlgorithm(OnPolicyAlgorithm):
     """Saving and loading in the interface of Stable-Baselines3."""
 
     policy: Any
-    kind: ClassVar[Kind]
+    kind: ClassVar[Kind] = Kind(masks=False, memory=False)
+    """Of the policies that it trains."""
     _kept_by_optimizer: Any
 
     def save(self, path: ModelFile, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:

@@ -16,7 +16,7 @@ import torch as th
 from sb3_trpo.algorithms import environment_state
 
 if TYPE_CHECKING:
-    from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+    from sb3_trpo.algorithms.resumable import ResumableAlgorithm
 
 CHANGED_BY_ROLLOUTS = (
     "num_timesteps", "_episode_num", "ep_info_buffer", "ep_success_buffer", "_last_obs", "_last_episode_starts",
@@ -42,7 +42,7 @@ class TrainingState(NamedTuple):
     updates: int
 
     @classmethod
-    def of(cls, algorithm: "TrustRegionAlgorithm") -> "TrainingState":
+    def of(cls, algorithm: "ResumableAlgorithm") -> "TrainingState":
         """That of ``algorithm`` now."""
         env = algorithm.get_env()
         captured = environment_state.Captured(None, "there is none") if env is None else environment_state.capture(env)
@@ -57,12 +57,12 @@ class TrainingState(NamedTuple):
             updates=algorithm._n_updates,
         )
 
-    def rewind(self, algorithm: "TrustRegionAlgorithm") -> None:
+    def rewind(self, algorithm: "ResumableAlgorithm") -> None:
         """Have ``algorithm`` count as if the rollout that followed had not begun. Its environments are left alone."""
         for name, value in self.attributes.items():
             setattr(algorithm, name, copy(value))
 
-    def restore(self, algorithm: "TrustRegionAlgorithm") -> None:
+    def restore(self, algorithm: "ResumableAlgorithm") -> None:
         """Have ``algorithm``, its environments and all random generators go on from here.
 
         :raises ValueError: when its environments are not like those that were captured
@@ -110,7 +110,7 @@ def set_generators(states: Mapping[str, Any]) -> None:
         th.cuda.set_rng_state_all(states["cuda"])
 
 
-def pending_log(algorithm: "TrustRegionAlgorithm") -> dict[str, Any]:
+def pending_log(algorithm: "ResumableAlgorithm") -> dict[str, Any]:
     """Recorded since the log was last written: name -> value, how many it is the mean of, where it is left out."""
     logger = getattr(algorithm, "_logger", None)
     if logger is None:

@@ -23,25 +23,32 @@ ATTEMPTS = 10
 
 
 class Before:
-    """What an update of ``algorithm`` changes, as it is now."""
+    """What an update of ``algorithm`` changes, as it was when it was noted."""
 
     def __init__(self, algorithm: "TrustRegionAlgorithm"):
         self._algorithm = algorithm
-        policy = algorithm.policy
-        self._tensors = [(tensor, tensor.detach().clone()) for tensor in (*policy.parameters(), *policy.buffers())]
-        self._optimizer = copy.deepcopy(policy.optimizer.state_dict())
-        self._attributes = {name: copy.deepcopy(getattr(algorithm, name)) for name in CHANGED}
+        self._tensors: list[tuple[th.Tensor, th.Tensor]] = []
+        self._rest: tuple[dict[str, Any], dict[str, Any]] | None = None
         # what a block sets for its time would stay set if it were interrupted on leaving
         self._has_gradients = th.is_grad_enabled()
         self._validates = th.distributions.Distribution._validate_args
+
+    def note(self) -> None:
+        """Copy everything."""
+        policy = self._algorithm.policy
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in (*policy.parameters(), *policy.buffers())]
+        attributes = {name: getattr(self._algorithm, name) for name in CHANGED}
+        self._rest = copy.deepcopy((policy.optimizer.state_dict(), attributes))
 
     def bring_back(self) -> None:
         """May be interrupted and done again."""
         th.set_grad_enabled(False)
         for tensor, value in self._tensors:
             tensor.copy_(value)
-        self._algorithm.policy.optimizer.load_state_dict(self._optimizer)
-        vars(self._algorithm).update(self._attributes)
+        if self._rest is not None:
+            optimizer, attributes = self._rest
+            self._algorithm.policy.optimizer.load_state_dict(optimizer)
+            vars(self._algorithm).update(attributes)
         th.distributions.Distribution.set_default_validate_args(self._validates)
         th.set_grad_enabled(self._has_gradients)
 
@@ -56,6 +63,7 @@ def all_or_nothing(update: Callable[[Any], None]) -> Callable[[Any], None]:
     def whole_or_none(algorithm: "TrustRegionAlgorithm") -> None:
         before = Before(algorithm)
         try:
+            before.note()
             update(algorithm)
         except BaseException:
             for attempt in range(ATTEMPTS):

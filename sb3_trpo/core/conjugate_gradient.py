@@ -4,7 +4,9 @@ Hestenes & Stiefel 1952; preconditioned form of Nocedal & Wright 2006, algorithm
 
 Symbols: A (P, P), b and x (P,), r = b - A x the residual, p the search direction, z = M^-1 r.
 Differs from sb3-contrib: starts from zero and draws no random numbers, stops on a *relative* residual, guards
-against curvature that is not positive, never writes into ``b``, and says how it ended.
+against curvature that is not positive, never writes into ``b``, and says how it ended. What comes back never misleads:
+it is finite, and from a start at zero ``b^T x >= 0`` whatever A is. The system is solved for b over a power of two near
+its largest entry, which changes no digit, so that squares of tiny and huge numbers stay in range.
 
 Two loops do the same: one on a CPU, which stops as soon as it can, and one on an accelerator, which never waits for
 the device and therefore goes on to the last step.
@@ -59,14 +61,23 @@ def conjugate_gradient(
     :return: the last iterate before the tolerance, the step limit, or a breakdown; a breakdown is reported, not
         raised, and its iterate is finite and no worse than the start
     """
-    x = th.zeros_like(b) if x0 is None else x0.clone()
-    r = b.clone() if x0 is None else b - matrix_vector_product(x)
+    largest = float(b.abs().max())
+    if largest == 0.0 and x0 is None:
+        return CGSolution(th.zeros_like(b), CGStatus.CONVERGED, 0, 0.0, 0.0)
+    scale = math.ldexp(1.0, math.frexp(largest)[1]) if 0.0 < largest < math.inf else 1.0
+    b = b / scale
+    start = th.zeros_like(b) if x0 is None else x0 / scale
+    r0 = b.clone() if x0 is None else b - matrix_vector_product(start)
     iterate = _iterate_on_host if b.is_cpu else _iterate_on_device
-    x, r, status, steps = iterate(matrix_vector_product, b, x, r, max_steps, tolerance, preconditioner)
+    x, r, status, steps = iterate(matrix_vector_product, b, start, r0, max_steps, tolerance, preconditioner)
+    is_uphill = x0 is None and float(th.dot(x, b)) < 0.0
+    if is_uphill or not th.isfinite(scale * x).all():
+        x, r, status = start, r0, CGStatus.NON_POSITIVE_CURVATURE if is_uphill else CGStatus.NON_FINITE
     b_norm, r_norm = (float(th.linalg.vector_norm(vector)) for vector in (b, r))
     if status is CGStatus.MAX_STEPS and r_norm <= tolerance * b_norm:
         status = CGStatus.CONVERGED
-    return CGSolution(x, status, steps, r_norm / b_norm if b_norm > 0 else 0.0, float(th.dot(x, b - r)))
+    residual = r_norm / b_norm if b_norm > 0 else 0.0
+    return CGSolution(scale * x, status, steps, residual, float(th.dot(x, b - r)) * scale**2)
 
 
 def _iterate_on_host(
@@ -91,9 +102,10 @@ def _iterate_on_host(
         pAp = th.dot(p, Ap).item()
         if not (math.isfinite(pAp) and math.isfinite(rz)):
             return x, r, CGStatus.NON_FINITE, steps
-        curvature = pAp / th.dot(p, p).item()
+        pp = th.dot(p, p).item()
+        curvature = pAp / pp if pp > 0.0 else 0.0  # of a direction too short to be squared nothing is known
         largest_curvature = max(largest_curvature, curvature)
-        if curvature <= negligible * largest_curvature or rz <= 0:
+        if curvature <= negligible * largest_curvature or rz <= 0.0:
             return x, r, CGStatus.NON_POSITIVE_CURVATURE, steps
         x = th.add(x, p, alpha=rz / pAp)
         r = th.sub(r, Ap, alpha=rz / pAp)
@@ -127,7 +139,7 @@ def _iterate_on_device(
         status = th.where((status == RUNNING) & (th.linalg.vector_norm(r) <= target), CONVERGED, status)
         Ap = matrix_vector_product(p)
         pAp = th.dot(p, Ap)
-        curvature = pAp / th.dot(p, p)
+        curvature = (pAp / th.dot(p, p)).nan_to_num(0.0)  # of p too short to be squared, or it has ended before
         largest_curvature = th.maximum(largest_curvature, curvature)
         is_flat = (curvature <= negligible * largest_curvature) | (rz <= 0)
         breakdown = th.where(th.isfinite(pAp) & th.isfinite(rz), th.where(is_flat, FLAT, RUNNING), NON_FINITE)

@@ -8,8 +8,8 @@ followed by a line search on the true objective and KL (Schulman et al. 2015, se
 Symbols: g (P,) gradient of the surrogate objective, F (P, P) Fisher information matrix, lambda damping,
 delta trust-region radius in nats, s (P,) the full step.
 
-The step does not depend on the scale of g, so the system is solved for g divided by its largest entry: tiny and
-huge advantages go the same way. Differs from sb3-contrib: the step length needs no product of its own, a step is
+The step does not depend on the scale of g, and neither does the way to it: tiny and huge advantages go the same way.
+Differs from sb3-contrib: the step length needs no product of its own, a step is
 refused with its reason instead of leaving NaN behind, and the KL that is tested is KL(old || new).
 """
 
@@ -80,7 +80,6 @@ def natural_step(
     :param max_candidates: candidates the line search may try
     :param precondition: conjugate gradient by the curvature's Kronecker factors, where it has some
     """
-    scale = problem.gradient.abs().max()
     gradient_norm = float(th.linalg.vector_norm(problem.gradient.double()))
 
     def refused(status: StepStatus, cg: CGSolution | None = None) -> NaturalStep:
@@ -93,10 +92,9 @@ def natural_step(
     def damped(v: Tensor) -> Tensor:
         return problem.fisher_vector_product(v) + damping * v
 
-    unit_gradient = problem.gradient / scale
     cg = conjugate_gradient(
         damped,
-        unit_gradient,
+        problem.gradient,
         max_steps=cg_max_steps,
         tolerance=cg_tolerance,
         preconditioner=_preconditioner(problem, damping) if precondition else None,
@@ -112,7 +110,7 @@ def natural_step(
     search = backtracking_line_search(
         problem, full_step, radius=radius, shrinking_factor=shrinking_factor, max_candidates=max_candidates
     )
-    directional_derivative = float(th.dot(unit_gradient, full_step)) * float(scale)
+    directional_derivative = float(th.dot(problem.gradient, full_step))
     full_quadratic_kl = radius - 0.5 * damping * float(full_step.square().sum())
     return NaturalStep(
         status=search.status,

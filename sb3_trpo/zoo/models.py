@@ -1,8 +1,7 @@
 """Environments and models built from hyperparameters."""
 
-import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +12,6 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
-    SubprocVecEnv,
     VecEnv,
     VecEnvWrapper,
     VecFrameStack,
@@ -22,6 +20,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_trpo.algorithms.environment_state import Resumable
+from sb3_trpo.algorithms.subproc import WatchedSubprocVecEnv, WorkerError
 from sb3_trpo.zoo import hidden_velocity
 from sb3_trpo.zoo.algorithms import algorithm_class, default_policy, import_class
 from sb3_trpo.zoo.errors import UsageError, did_you_mean
@@ -33,7 +32,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-VEC_ENVS: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+VEC_ENVS: dict[str, type[DummyVecEnv] | type[WatchedSubprocVecEnv]] = {
+    "dummy": DummyVecEnv,
+    "subproc": WatchedSubprocVecEnv,
+}
 """Names of RL Zoo's ``--vec-env``."""
 
 
@@ -115,8 +117,7 @@ def make_env(
     except _CANNOT_BE_MADE as error:
         if env is not None:
             env.close()
-        reason = "its process ended, vec_env='dummy' tells why" if isinstance(error, _PROCESS_ENDED) else str(error)
-        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(reason.split())}") from error
+        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(str(error).split())}") from error
     return env
 
 
@@ -183,11 +184,8 @@ def _classes(value: Any, name: str, base: type[T]) -> list[tuple[type[T], dict[s
     return found
 
 
-_PROCESS_ENDED = (EOFError, ConnectionError)
-"""What is raised here when an environment has raised in a process of its own."""
-
-_CANNOT_BE_MADE = (gym.error.Error, TypeError, ValueError, AssertionError, AttributeError, ImportError, *_PROCESS_ENDED)
-"""What environments and wrappers raise for arguments they cannot use."""
+_CANNOT_BE_MADE = (gym.error.Error, TypeError, ValueError, AssertionError, AttributeError, ImportError, WorkerError)
+"""What environments and wrappers raise for arguments they cannot use; the last where they do it in another process."""
 
 
 def _maker(spec: EnvSpec) -> Callable[..., gym.Env[Any, Any]]:
@@ -223,20 +221,3 @@ def _wrapper(
         return env
 
     return wrap
-
-
-@contextlib.contextmanager
-def closing_env(env: VecEnv) -> Iterator[VecEnv]:
-    """Close an environment in the end, also when processes of it have died: SB3 would wait for their answers."""
-    try:
-        yield env
-    finally:
-        inner = env.unwrapped
-        if isinstance(inner, SubprocVecEnv):
-            inner.waiting = False
-        try:
-            env.close()
-        except (EOFError, ConnectionError):
-            for process in getattr(inner, "processes", ()):
-                process.terminate()
-                process.join()

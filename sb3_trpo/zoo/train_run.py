@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, make_output_format
 
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+from sb3_trpo.algorithms.subproc import WorkerError
 from sb3_trpo.callbacks.signals import SIGNALS, EndedBySignals, Interrupted, SignalWatch
 from sb3_trpo.zoo import grid
 from sb3_trpo.zoo.callbacks import Saver, TrainingBar
@@ -22,7 +23,7 @@ from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation
 from sb3_trpo.zoo.grid import MAX_SEED, config_hash
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams
-from sb3_trpo.zoo.models import VEC_ENVS, check_env, closing_env, make_callbacks, make_env, make_model
+from sb3_trpo.zoo.models import VEC_ENVS, check_env, make_callbacks, make_env, make_model
 from sb3_trpo.zoo.runs import (
     Run,
     find_run,
@@ -122,7 +123,7 @@ def train(
     with _alone(run):
         write_settings(run, chosen, arguments)
         env = make_env(env_id, chosen, seed=seed, vec_env=vec_env, monitor_folder=run.folder)
-        with closing_env(env):
+        with closing(env):
             model = make_model(algo, env_id, chosen, seed=seed, device=device, env=env)
             return _learn(run, model, chosen, arguments, total, show_progress)
 
@@ -154,7 +155,7 @@ def resume(
         env = make_env(
             run.env_id, {**chosen, "monitor_kwargs": monitor}, vec_env=arguments["vec_env"], monitor_folder=run.folder
         )
-        stack.enter_context(closing_env(env))
+        stack.enter_context(closing(env))
         load_statistics(env, newest, trust)
         model = load_model(run, newest, arguments["device"], env, trust)
         if model.num_timesteps >= total:
@@ -210,8 +211,8 @@ def _learn(
             )
         except KeyboardInterrupt as interrupt:
             exit_code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
-        except (EOFError, ConnectionError) as error:
-            raise UsageError(f"a process of {run.env_id} has died: what it printed says why") from error
+        except WorkerError as error:
+            raise UsageError(f"training on {run.env_id} has ended: {error}") from error
         finally:
             watch.raises_at_once = False
             save_checkpoint(model, run.final)

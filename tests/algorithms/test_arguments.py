@@ -185,6 +185,12 @@ def test_an_unknown_environment_is_named():
         TRPO("MlpPolicy", "NoSuchEnv-v0")
 
 
+def test_an_image_too_small_for_the_network_is_refused():
+    image = spaces.Dict({"eye": spaces.Box(0, 255, (1, 3, 3), np.uint8)})
+    with pytest.raises(ValueError, match=r"^policy MultiInputPolicy with .* cannot be used: .*[Kk]ernel size can't be"):
+        TRPO("MultiInputPolicy", Contextual(spaces.Discrete(2), image))
+
+
 @pytest.mark.parametrize("policy", [5, None, DiagGaussianDistribution, "MlpPolicy2"])
 def test_what_is_not_a_policy_is_refused(policy):
     with pytest.raises(ValueError, match=r"[Pp]olicy"):

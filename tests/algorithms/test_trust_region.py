@@ -1,6 +1,7 @@
 """What every update promises, on every action space, observation space and policy."""
 
 import copy
+import functools
 import warnings
 
 import numpy as np
@@ -11,9 +12,11 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
-from torch.distributions import kl_divergence
+from torch.distributions import Bernoulli, Categorical, kl_divergence
+from torch.nn.functional import logsigmoid
 
 from sb3_trpo import TRPO, MaskableTRPO
+from tests import oracles
 from tests.algorithms.capture import captured_steps
 from tests.algorithms.kinds import BOX, KINDS, collect, make_model, play_back
 from tests.envs import Contextual
@@ -35,8 +38,18 @@ def joint_kl(old_policy, new_policy, buffer):
     kls = []
     for (old, *_), (new, *_) in zip(play_back(old_policy, buffer), play_back(new_policy, buffer), strict=True):
         parts = zip(components(old), components(new), strict=True)
-        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_divergence(p, q) for p, q in parts)))
+        kls.append(sum(kl.flatten(1).sum(1) if kl.dim() > 1 else kl for kl in (kl_of(p, q) for p, q in parts)))
     return float(th.cat(kls).double().mean())
+
+
+def kl_of(old, new):
+    """Torch's, but of options and coins by their logits: it says infinity where a probability underflows."""
+    if isinstance(old, Categorical):
+        return (old.probs * th.where(old.probs > 0, old.logits - new.logits, 0.0)).sum(-1)
+    if isinstance(old, Bernoulli):
+        heads, tails = (logsigmoid(sign * old.logits) - logsigmoid(sign * new.logits) for sign in (1, -1))
+        return old.probs * heads + (1 - old.probs) * tails
+    return kl_divergence(old, new)
 
 
 def components(distribution):
@@ -246,3 +259,54 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(kind):
     first = train(1)
     assert th.equal(first, train(1))
     assert not th.equal(first, train(2))
+
+
+ORACLE_KINDS = {
+    "box": "gaussian",
+    "discrete": "categorical",
+    "multi_discrete": "categorical",
+    "multi_binary": "bernoulli",
+}
+
+
+class WideActor(nn.Module):
+    """The actor of a model in float64, as a function from observations to its distribution's parameters."""
+
+    def __init__(self, policy):
+        super().__init__()
+        wide = copy.deepcopy(policy).double()
+        self.net = nn.Sequential(*wide.mlp_extractor.policy_net, wide.action_net)
+        if hasattr(wide, "log_std"):
+            self.log_std = wide.log_std
+
+    def forward(self, x):
+        return (self.net(x), self.log_std) if hasattr(self, "log_std") else (self.net(x),)
+
+
+@pytest.mark.parametrize("kind", list(ORACLE_KINDS))
+def test_tiny_and_huge_advantages_take_the_direction_of_the_dense_solve_in_float64(kind):
+    """As they are, not normalised, from 1e-8 to 1e8, against the definitions in float64."""
+    for scale in (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8):
+        model = collect(make_model(kind, normalize_advantage=False, policy_kwargs={"net_arch": [6]}))
+        model.rollout_buffer.advantages *= np.float32(scale)
+        actor, (steps, actions, _, advantages, _) = WideActor(model.policy), model._experience()
+        observations, weights = steps.observations.double(), th.full((64,), 1 / 64, dtype=th.float64)
+        sizes = tuple(getattr(model.action_space, "nvec", [getattr(model.action_space, "n", 0)]))
+        make_components = functools.partial(oracles.components, ORACLE_KINDS[kind], sizes=sizes)
+        fisher = oracles.dense_fisher(actor, observations, weights, make_components)
+        log_prob = oracles.joint_log_prob(make_components(actor(observations)), actions.double())
+        gradient = th.autograd.grad((weights * log_prob * advantages.double()).sum(), list(actor.parameters()))
+        gradient = th.cat([part.flatten() for part in gradient])
+        direction = th.linalg.solve(fisher + 0.1 * th.eye(len(fisher), dtype=th.float64), gradient)
+
+        with captured_steps() as steps_taken:
+            model.train()
+        assert steps_taken[0].step.accepted
+        by_name = steps_taken[0].by_name(model.policy)
+        names = ["mlp_extractor.policy_net.0.weight", "mlp_extractor.policy_net.0.bias"]
+        names += ["action_net.weight", "action_net.bias"]
+        # a module's own parameters come before those of the modules in it
+        names = ["log_std", *names] if kind == "box" else names
+        step = th.cat([by_name[name].flatten() for name in names]).double()
+        cosine = float(step @ direction / (step.norm() * direction.norm()))
+        assert cosine > 0.999, f"{cosine} at {scale}"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, cg
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sb3_trpo.core import conjugate_gradient as conjugate_gradient_module
 from sb3_trpo.core.conjugate_gradient import _iterate_on_device, _iterate_on_host, conjugate_gradient
 from sb3_trpo.core.status import CGStatus
 from tests import oracles
@@ -141,10 +142,104 @@ def test_a_singular_system_keeps_the_last_good_iterate():
     assert solution.x[0] == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("iterate", [_iterate_on_host, _iterate_on_device])
+def test_a_direction_too_short_to_be_squared_ends_it(iterate):
+    b = th.ones(3)
+    x, _, status, steps = iterate(lambda v: v, b, th.zeros(3), b.clone(), 5, 0.0, lambda r: 1e-25 * r)
+    assert (status, steps) == (CGStatus.NON_POSITIVE_CURVATURE, 0)
+    assert th.equal(x, th.zeros(3))
+
+
 def test_step_limit_is_kept():
     a, b = spd(30, seed=7, condition=1e6)
     solution = solve(a, b, max_steps=4)
     assert (solution.status, solution.steps) == (CGStatus.MAX_STEPS, 4)
+
+
+def system_of(family, seed, dtype):
+    """A, b and a preconditioner that is symmetric positive definite and has nothing to do with A."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 41))
+    (q, _), (p, _) = (np.linalg.qr(rng.normal(size=(size, size))) for _ in range(2))
+    eigenvalues, b = np.geomspace(10.0 ** -rng.uniform(0, 3), 1.0, size), rng.normal(size=size)
+    if family == "ill-conditioned":
+        eigenvalues = np.geomspace(10.0 ** -rng.uniform(6, 14), 1.0, size)
+    elif family == "singular":
+        eigenvalues *= rng.random(size) < 0.6
+    elif family == "indefinite":
+        eigenvalues *= rng.choice([-1.0, 1.0], size)
+    elif family == "zero":
+        eigenvalues *= 0.0
+    elif family == "tiny right-hand side":
+        b *= 10.0 ** -rng.uniform(10, 40)  # the smallest are no normal numbers of float32
+    elif family == "huge":
+        eigenvalues, b = 1e25 * eigenvalues, 1e30 * b
+    matrices = (q * eigenvalues) @ q.T, (p * np.geomspace(0.1, 10.0, size)) @ p.T
+    a, inverse = (th.as_tensor((0.5 * (m + m.T)).astype(dtype)) for m in matrices)
+    return a, th.as_tensor(b.astype(dtype)), inverse
+
+
+DEFINITE = ("definite", "tiny right-hand side", "huge")
+FAMILIES = (*DEFINITE, "ill-conditioned", "singular", "indefinite", "zero")
+
+
+def check_that_it_does_not_mislead(family, seed, dtype):
+    """No NaN and no way uphill on any system, and the tolerance on definite ones; with a preconditioner and without."""
+    a, b, inverse = system_of(family, seed, dtype)
+    wide_a, wide_b = a.double(), b.double()
+    for preconditioner in (None, lambda r: inverse @ r):
+        for iterate in ("_iterate_on_host", "_iterate_on_device"):
+            with pytest.MonkeyPatch.context() as patch:
+                loop = getattr(conjugate_gradient_module, iterate)
+                patch.setattr(conjugate_gradient_module, "_iterate_on_host", loop)
+                solution = conjugate_gradient(
+                    lambda v: a @ v, b, max_steps=10 * len(b) + 20, tolerance=1e-4, preconditioner=preconditioner
+                )
+            assert th.isfinite(solution.x).all()
+            assert np.isfinite([solution.residual, solution.curvature]).all()
+            assert float(wide_b @ solution.x.double()) >= 0.0
+            if family in DEFINITE:
+                assert solution.status is CGStatus.CONVERGED
+                residual = th.linalg.vector_norm(wide_b - wide_a @ solution.x.double())
+                assert residual <= 1.1e-4 * th.linalg.vector_norm(wide_b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_300_systems_made_to_mislead_it_do_not(family, dtype):
+    for seed in range(22):  # of seven families in two precisions: 308
+        check_that_it_does_not_mislead(family, seed, dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(FAMILIES), st.integers(0, 10**6), st.sampled_from([np.float32, np.float64]))
+def test_no_system_misleads_it(family, seed, dtype):
+    check_that_it_does_not_mislead(family, seed, dtype)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000, deadline=None)
+@given(st.sampled_from(FAMILIES), st.integers(0, 10**6), st.sampled_from([np.float32, np.float64]))
+def test_none_of_5000_systems_misleads_it(family, seed, dtype):
+    check_that_it_does_not_mislead(family, seed, dtype)
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_a_product_that_contradicts_itself_leads_nowhere_rather_than_uphill(preconditioned):
+    """Curvature that is positive by lies: the products are of another matrix at every step."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        b = th.as_tensor(rng.normal(size=6))
+        inverse = th.as_tensor(spd(6, int(rng.integers(1000)))[0])
+        solution = conjugate_gradient(
+            lambda v: th.as_tensor(rng.normal(size=(6, 6))) @ v + v,
+            b,
+            max_steps=20,
+            tolerance=1e-6,
+            preconditioner=(lambda r, inverse=inverse: inverse @ r) if preconditioned else None,
+        )
+        assert th.isfinite(solution.x).all()
+        assert float(b @ solution.x) >= 0.0
 
 
 class Looks(TorchDispatchMode):

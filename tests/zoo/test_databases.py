@@ -3,6 +3,7 @@
 import shutil
 import signal
 import sqlite3
+import tempfile
 import threading
 
 import optuna
@@ -13,7 +14,7 @@ from sb3_trpo.zoo import UsageError, databases
 from sb3_trpo.zoo.databases import hide_password, open_storage, plain_errors
 from sb3_trpo.zoo.studies import FAILURE, FINISHED, SURPLUS, ask, count
 from tests.zoo import postgresql
-from tests.zoo.tuning_worker import FOREVER, NAME, finish, start, tiny_search, toy_study, wait_for
+from tests.zoo.tuning_worker import FOREVER, NAME, finish, memory_folder, start, tiny_search, toy_study, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -129,12 +130,51 @@ def kill_and_resume(url):
     assert [trial.system_attrs["retry_history"] for trial in again] == [[2]]
 
 
+def kill_many(url, n_workers, n_more=3):
+    """As many workers are killed at once, each in the middle of a trial; two others do all that is left."""
+    victims = []
+    for number in range(n_workers):
+        victims.append(start("stuck", url, n_workers + n_more))
+        wait_for(victims[-1], f"begin {number}")
+    study, _ = toy_study(url)
+    assert count(study, TrialState.RUNNING) == n_workers
+    for victim in victims:
+        victim.send_signal(signal.SIGKILL)
+    for victim in victims:
+        victim.communicate()
+    assert count(study, TrialState.RUNNING) == n_workers
+    finish(*[start("toy", url, n_workers + n_more) for _ in range(2)])
+    assert count(study, *FINISHED) == n_workers + n_more
+    assert count(study, TrialState.RUNNING, TrialState.WAITING) == 0
+    finished = study.get_trials(states=FINISHED)
+    assert len({tuple(trial.params.items()) for trial in finished}) == n_workers + n_more
+    retried = {trial.system_attrs["retry_history"][-1]: trial for trial in finished if trial.system_attrs}
+    assert {number: trial.params for number, trial in retried.items()} == {
+        number: study.trials[number].params for number in range(n_workers)
+    }
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    assert all(trial.number < n_workers or trial.user_attrs[FAILURE] == SURPLUS for trial in failed)
+
+
 def test_two_processes_share_a_sqlite_file(tmp_path):
     assert len(run_by_two(f"sqlite:///{tmp_path}/study.db", 12, "toy")) == 2
 
 
 def test_a_killed_worker_on_sqlite(tmp_path):
     kill_and_resume(f"sqlite:///{tmp_path}/study.db")
+
+
+def test_killed_workers_on_sqlite(tmp_path):
+    kill_many(f"sqlite:///{tmp_path}/study.db", 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_twenty_killed_workers(kind, request, monkeypatch):
+    monkeypatch.setenv("HEARTBEAT", "3 20")  # twenty at once, on a busy machine, may be late
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+        is_file = kind == "sqlite"
+        kill_many(f"sqlite:///{folder}/study.db" if is_file else request.getfixturevalue("server").new_database(), 20)
 
 
 def test_two_processes_share_a_postgresql_database(server):

@@ -158,7 +158,8 @@ def test_what_is_written_after_ctrl_c_is_sound(tmp_path):
 def test_a_process_of_the_environment_that_dies_ends_the_training(tmp_path):
     overrides = {**SMALL["overrides"], "callback": f"{__name__}.KillChild"}
     settings = {**SMALL, "overrides": overrides}
-    with pytest.raises(UsageError, match="a process of CartPole-v1 has died"):
+    words = r"training on CartPole-v1 has ended: the process of environment 0 \(pid \d+\) was killed by SIGKILL"
+    with pytest.raises(UsageError, match=words):
         train("CartPole-v1", n_timesteps=1024, vec_env="subproc", log_folder=tmp_path, **settings)
     assert TRPO.load(find_run("CartPole-v1", tmp_path).newest.model).num_timesteps > 128
 

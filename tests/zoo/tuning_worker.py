@@ -1,7 +1,8 @@
-"""A worker process of the tests: ``python -m tests.zoo.tuning_worker toy|search STORAGE N_TRIALS [SECONDS]``.
+"""A worker process of the tests: ``python -m tests.zoo.tuning_worker toy|stuck|search STORAGE N_TRIALS [SECONDS]``.
 
 Prints ``begin N`` when trial N of the toy has its parameters, and ``end N`` after each trial. The toy's last trial
-takes SECONDS. Heartbeats come every second, and a worker is taken for dead after two seconds without one.
+takes SECONDS, every trial of one that is stuck for ever. Heartbeats come every second, and a worker is taken for dead
+after two seconds without one; or as the variable ``HEARTBEAT`` says.
 """
 
 import os
@@ -17,7 +18,7 @@ from sb3_trpo.zoo.samplers import make_sampler
 from sb3_trpo.zoo.studies import run_again, run_trials
 
 ROOT = Path(__file__).parents[2]
-INTERVAL, GRACE = 1, 2
+INTERVAL, GRACE = map(int, os.environ.get("HEARTBEAT", "1 2").split())
 NAME = "study"
 FOREVER = 600
 TINY = {"n_timesteps": 512, "n_seeds": 1, "n_evaluations": 2, "n_eval_episodes": 1, "n_startup": 5}
@@ -43,6 +44,12 @@ def toy_objective(n_trials, seconds):
         return value
 
     return objective
+
+
+def stuck_objective(trial):
+    trial.suggest_float("x", -1, 1)
+    print("begin", trial.number, flush=True)
+    time.sleep(FOREVER)
 
 
 def tiny_search(**settings):
@@ -77,9 +84,10 @@ def main():
     def told(study, trial):
         print("end", trial.number, flush=True)
 
-    if kind == "toy":
+    if kind in ("toy", "stuck"):
         study, database = toy_study(url)
-        run_trials(study, database, toy_objective(int(n_trials), float(seconds)), int(n_trials), on_trial=told)
+        objective = stuck_objective if kind == "stuck" else toy_objective(int(n_trials), float(seconds))
+        run_trials(study, database, objective, int(n_trials), on_trial=told)
     else:
         from sb3_trpo.zoo.trials import work  # loads torch, which the toy does not need
 

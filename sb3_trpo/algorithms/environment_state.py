@@ -185,6 +185,8 @@ def _put(layer: Any, state: State) -> None:
             put(getattr(layer, name), value)
     for name, value in state["values"].items():
         current = getattr(layer, name, None)
+        if name in NEVER_TAKEN or name.startswith("__") or callable(current):
+            raise ValueError(f"{_type_name(layer)}.{name} is not part of a state")
         if isinstance(current, np.ndarray) and isinstance(value, np.ndarray) and _fits(current, value):
             current[...] = value  # somebody else may hold it
         else:

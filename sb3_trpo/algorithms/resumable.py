@@ -54,7 +54,7 @@ class ResumableAlgorithm(SavedAlgorithm):
             prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
             self._n_updates_at_start = self._n_updates
             if state is not None:
-                restored = TrainingState(**state)
+                restored = TrainingState.read(state)
                 restored.restore(self)
                 self._n_updates_at_start -= restored.iterations
         return prepared
@@ -163,7 +163,7 @@ class ResumableAlgorithm(SavedAlgorithm):
         if force_reset:
             model._training_state = None
         elif model._training_state is not None:
-            TrainingState(**model._training_state).rewind(model)
+            TrainingState.read(model._training_state).rewind(model)
         return model
 
     def _excluded_save_params(self) -> list[str]:

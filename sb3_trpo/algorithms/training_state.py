@@ -42,6 +42,16 @@ class TrainingState(NamedTuple):
     updates: int
 
     @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> "TrainingState":
+        """What ``_asdict`` made a dictionary of.
+
+        :raises ValueError: when it is not that
+        """
+        if not (isinstance(fields, Mapping) and set(fields) == set(cls._fields)):
+            raise ValueError(f"the saved state of training must have the fields {', '.join(cls._fields)}")
+        return cls(**fields)
+
+    @classmethod
     def of(cls, algorithm: "ResumableAlgorithm") -> "TrainingState":
         """That of ``algorithm`` now."""
         env = algorithm.get_env()
@@ -59,8 +69,9 @@ class TrainingState(NamedTuple):
 
     def rewind(self, algorithm: "ResumableAlgorithm") -> None:
         """Have ``algorithm`` count as if the rollout that followed had not begun. Its environments are left alone."""
-        for name, value in self.attributes.items():
-            setattr(algorithm, name, copy(value))
+        for name in CHANGED_BY_ROLLOUTS:
+            if name in self.attributes:
+                setattr(algorithm, name, copy(self.attributes[name]))
 
     def restore(self, algorithm: "ResumableAlgorithm") -> None:
         """Have ``algorithm``, its environments and all random generators go on from here.

@@ -89,6 +89,16 @@ def test_the_state_is_a_copy():
     np.testing.assert_equal(first, again)
 
 
+@pytest.mark.parametrize("name", ["step", "__class__", "env", "spec"])
+def test_a_state_made_by_somebody_else_sets_no_methods(name):
+    env = make_vec_env("CartPole-v1", 1, seed=1)
+    env.reset()
+    state = capture(env).state
+    state["envs"][0][-1]["values"][name] = 1
+    with pytest.raises(ValueError, match=rf"CartPoleEnv\.{name} is not part of a state"):
+        restore(env, state)
+
+
 class World(gym.Env):
     """Whose state is an object that nobody knows."""
 

@@ -150,6 +150,16 @@ def test_a_state_that_could_not_be_saved_is_told_of():
     assert other.num_timesteps == 32
 
 
+def test_a_state_without_its_fields_is_refused():
+    model = new_model("CartPole").learn(40)
+    model._training_state = {"attributes": {"policy": None}}
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    with pytest.raises(ValueError, match="the saved state of training must have the fields attributes, generators"):
+        load("CartPole", file)
+
+
 def test_another_environment_is_refused():
     model = new_model("CartPole").learn(40)
     file = io.BytesIO()

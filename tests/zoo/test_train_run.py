@@ -1,5 +1,7 @@
 """Training runs: the folder they leave, going on where one stopped, and what a crash or Ctrl-C leaves."""
 
+import csv
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
@@ -92,7 +95,7 @@ def test_a_run_goes_on_where_it_stopped(pendulum):
         assert saved["timesteps"].tolist() == [256, 512, 768, 1024, 1280, 1536, 1792, 2048]
     assert longer.model.get_vec_normalize_env().obs_rms.count == pytest.approx(2048, rel=0.01)
     episodes = (pendulum.run.folder / "0.monitor.csv").read_text().splitlines()
-    assert len(episodes) == 2 + 2 + 2  # header, and two whole episodes of 512 steps before and after
+    assert len(episodes) == 2 + 5  # header, and the whole episodes of 1024 steps
     with pytest.raises(UsageError, match="has had its 2,048 steps: give a larger n_timesteps"):
         resume(pendulum.run.folder)
 
@@ -135,24 +138,67 @@ def test_a_run_is_trained_by_one_process_at_a_time(pendulum):
         resume(pendulum.run.folder, 2048)
 
 
-class Interrupt(BaseCallback):
-    """Ctrl-C on the way."""
+class Signal(BaseCallback):
+    """Sends a signal to the process on the way, once."""
+
+    when = number = 0
 
     def _on_step(self) -> bool:
-        if self.num_timesteps > 600:
-            raise KeyboardInterrupt
+        if self.when and self.num_timesteps > self.when:
+            type(self).when = 0
+            os.kill(os.getpid(), self.number)
         return True
 
 
-def test_what_is_written_after_ctrl_c_is_sound(tmp_path):
-    overrides = {**SMALL["overrides"], "callback": f"{__name__}.Interrupt"}
-    settings = {**SMALL, "overrides": overrides}
-    trained = train("CartPole-v1", n_timesteps=1024, seed=0, eval_freq=256, log_folder=tmp_path, **settings)
-    assert trained.was_interrupted
+def without_clock(run):
+    """What a run has written, but for what the clock says."""
+    folder = run.folder
+    rows = [
+        {name: value for name, value in row.items() if value and "seconds" not in name and "fps" not in name}
+        for file in sorted(folder.glob("progress*.csv"))
+        for row in csv.DictReader(file.open())
+    ]
+    for row in rows:
+        del row["time/time_elapsed"]
+    episodes = [
+        [line.split(",")[:2] for line in (folder / f"{index}.monitor.csv").read_text().splitlines()[1:]]
+        for index in range(2)
+    ]
+    scores = [score._replace(wall_s=0.0, versions="") for score in read_scores(folder / "scores.csv")]
+    return rows, episodes, scores
+
+
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_a_signal_ends_goes_on_bit_for_bit(number, code, vec_env, tmp_path, monkeypatch):
+    overrides = {**SMALL["overrides"], "callback": f"{__name__}.Signal"}
+    settings = {**SMALL, "overrides": overrides, "seed": 0, "eval_freq": 256, "save_freq": 0, "vec_env": vec_env}
+    whole = train("Pendulum-v1", n_timesteps=1024, log_folder=tmp_path / "whole", **settings)
+    assert whole.exit_code == 0
+    monkeypatch.setattr(Signal, "when", 600)
+    monkeypatch.setattr(Signal, "number", number)
+    trained = train("Pendulum-v1", n_timesteps=1024, log_folder=tmp_path / "ended", **settings)
+    assert trained.exit_code == code
+    assert trained.evaluation.step == 512
+    assert TRPO.load(trained.run.final.model, force_reset=False).num_timesteps == 512  # where its rollout began
     rows = read_scores(trained.run.folder / "scores.csv")
-    assert [row.step for row in rows] == [256, 512, trained.model.num_timesteps]
+    assert [row.step for row in rows] == [256, 512]
     assert all(before.wall_s < after.wall_s for before, after in pairwise(rows))
-    assert np.isfinite(rows[-1].train_return)
+    resumed = resume(trained.run.folder)
+    assert resumed.exit_code == 0
+    for a, b in zip(whole.model.policy.parameters(), resumed.model.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    assert without_clock(whole.run) == without_clock(resumed.run)
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint_bit_for_bit(pendulum, tmp_path):
+    """As if what came after the checkpoint had not been."""
+    before = without_clock(pendulum.run)
+    pendulum.run.final.model.unlink()
+    resumed = resume(pendulum.run.folder)
+    for a, b in zip(pendulum.model.policy.parameters(), resumed.model.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+    assert without_clock(resumed.run) == before
 
 
 def test_a_process_of_the_environment_that_dies_ends_the_training(tmp_path):

@@ -123,7 +123,7 @@ class Masked(gym.Wrapper):
 class Walk(gym.Env):
     """Random observations, actions that matter for the reward; episodes terminate by chance or end at ``length``.
 
-    ``still``: every observation is the same. ``poison_after``: the number of steps after which observations are NaN.
+    ``still``: every observation is the same.
     """
 
     endings = []  # noqa: RUF012  # the infos of all episodes that ended, of all environments
@@ -131,15 +131,12 @@ class Walk(gym.Env):
     def __init__(self, action_space, observation_space, length=8, still=False):
         self.action_space, self.observation_space = action_space, copy.deepcopy(observation_space)
         self.length, self.still = length, still
-        self.poison_after = None
         self.total_steps = 0
 
     def _observation(self):
         shape, dtype = self.observation_space.shape, self.observation_space.dtype
         if dtype is None or not np.issubdtype(dtype, np.floating):
             return self.observation_space.sample()
-        if self.poison_after is not None and self.total_steps >= self.poison_after:
-            return np.full(shape, np.nan, dtype)
         return np.zeros(shape, dtype) if self.still else self.np_random.uniform(-1, 1, shape).astype(dtype)
 
     def reset(self, *, seed=None, options=None):

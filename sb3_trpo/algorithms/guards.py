@@ -41,7 +41,7 @@ def guarded(algorithm: "TrustRegionAlgorithm", env: VecEnv, buffer: RolloutBuffe
         with watched(env, lambda: buffer.pos):
             try:
                 yield
-            except ValueError:  # torch's, for one, which refuses a distribution of what a wrapper made NaN
+            except (ValueError, RuntimeError):  # torch's, for one, of a distribution of what a wrapper made NaN
                 _check_observations_seen(algorithm, buffer.pos)
                 raise
         if buffer.full:

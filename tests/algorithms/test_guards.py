@@ -271,7 +271,7 @@ class Spoil(VecEnvWrapper):
 
 
 @pytest.mark.parametrize("what", ["observation", "reward"])
-@pytest.mark.parametrize("kind", ["box", "gsde", "lstm"])
+@pytest.mark.parametrize("kind", ["box", "gsde", "lstm", "opaque_discrete"])
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("at", [3, 7])
 def test_what_a_wrapper_spoils_is_named_before_the_update(what, kind, fast, at):

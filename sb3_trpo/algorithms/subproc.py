@@ -6,10 +6,12 @@ each pipe is waited for together with the process at its other end. A vectorised
 lost as a whole: answers of the others would belong to another step, so all are ended at once.
 """
 
+import atexit
 import contextlib
 import math
 import signal
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,6 +32,8 @@ TERMINATE_SECONDS = 1.0
 
 LOOK_SECONDS = 1.0
 """How often the other workers are looked after while one is waited for."""
+
+_watched_envs: "weakref.WeakSet[SubprocVecEnv]" = weakref.WeakSet()
 
 
 class WorkerError(ConnectionError):
@@ -173,6 +177,7 @@ class _Watched:
 
 
 def _watched(env: SubprocVecEnv, connections: Sequence[Any]) -> tuple[_Watched, ...]:
+    _watched_envs.add(env)
     return tuple(_Watched(env, index, connection) for index, connection in enumerate(connections))
 
 
@@ -199,6 +204,13 @@ def _end(env: SubprocVecEnv, patience: float) -> None:
             process.join(max(ends - time.monotonic(), 0.0))
     for remote in env.remotes:
         remote.close()
+
+
+@atexit.register  # after that of multiprocessing, and so called before it, which would wait for stopped workers
+def _end_all() -> None:
+    """At exit, end what nobody has closed."""
+    for env in [env for env in _watched_envs if not env.closed]:
+        _end(env, FAILURE_SECONDS)
 
 
 def _ask_to_close(env: SubprocVecEnv, patience: float) -> None:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +27,7 @@ from sb3_trpo.algorithms.subproc import WorkerError, watch_workers
 from tests.algorithms.kinds import BOX
 from tests.envs import Walk
 
+ROOT = Path(__file__).parents[2]
 METHODS = ["fork", "spawn", "forkserver"]
 ACTIONS = spaces.Box(-1.0, 1.0, (2,), np.float32)
 BIG = spaces.Box(-1.0, 1.0, (2**20,), np.float32)  # 4 MB, more than a pipe holds
@@ -291,30 +294,50 @@ def test_a_way_of_closing_of_its_own_is_kept():
 
 
 PARENT = """
-import sys, time
+import os, signal, sys, time
 from tests.algorithms.test_subproc import make_walk
 from sb3_trpo import WatchedSubprocVecEnv
 
 if __name__ == "__main__":
     env = WatchedSubprocVecEnv([make_walk] * 3, start_method=sys.argv[1])
     print(*[process.pid for process in env.processes], flush=True)
-    time.sleep(600)
+    if sys.argv[2] == "leave":
+        os.kill(env.processes[1].pid, signal.SIGSTOP)
+    else:
+        time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("method", [pytest.param(method, marks=pytest.mark.slow) for method in METHODS])
-def test_they_end_with_a_parent_that_is_killed(method, tmp_path):
-    script = tmp_path / "parent.py"
+@contextmanager
+def parent(folder, *arguments):
+    """A process with three workers, and their pids."""
+    script = folder / "parent.py"
     script.write_text(PARENT)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    parent = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), method],
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script), *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    with parent:
-        pids = [int(pid) for pid in re.findall(r"\d+", parent.stdout.readline())]
+    with process:
+        pids = [int(pid) for pid in re.findall(r"\d+", process.stdout.readline())]
         assert len(pids) == 3
-        parent.kill()
-    assert all_ended(pids, seconds=10)
+        try:
+            yield process, pids
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_they_end_with_a_parent_that_is_killed(method, tmp_path):
+    with parent(tmp_path, method, "wait") as (process, pids):
+        process.kill()
+    assert all_ended(pids, patience())
+
+
+def test_they_end_with_a_parent_that_has_not_closed_them(tmp_path):
+    """Also one that has stopped, for which multiprocessing would wait."""
+    with parent(tmp_path, "fork", "leave") as (process, pids):
+        assert process.wait(timeout=patience()) == 0
+        assert all_ended(pids)

@@ -156,7 +156,7 @@ def without_clock(run):
     rows = [
         {name: value for name, value in row.items() if value and "seconds" not in name and "fps" not in name}
         for file in sorted(folder.glob("progress*.csv"))
-        for row in csv.DictReader(file.open())
+        for row in csv.DictReader(file.read_text().splitlines())
     ]
     for row in rows:
         del row["time/time_elapsed"]

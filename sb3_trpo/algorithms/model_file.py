@@ -89,6 +89,8 @@ def parameters_of(
     :param policy: whose buffers may be infinite, such as those of an attention mask
     :raises FileError: for weights that are not finite, and for what is none
     """
+    if "policy" not in file.tensors:
+        raise FileError(f"{file.name} is not a saved model: it has no entry policy.pth")
     buffers = {name for name, _ in policy.named_buffers()}
     found = {}
     for name in file.tensors.keys() - {VARIABLES}:

@@ -76,8 +76,8 @@ def _inflate(stream: IO[bytes], name: str) -> dict[str, bytes]:
     with zipfile.ZipFile(stream) as archive:
         infos = archive.infolist()
         names = [info.filename for info in infos]
-        if len(set(names)) < len(names):
-            raise FileError(f"{name} is damaged: an entry is in it twice")
+        if len(set(names)) < len(names) or len(names) != _counted(stream, size):
+            raise FileError(f"{name} is damaged: entries are missing, or are in it twice")
         for info in infos:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise FileError(f"{name} is refused: entry {info.filename} is compressed in an unusual way")
@@ -85,6 +85,14 @@ def _inflate(stream: IO[bytes], name: str) -> dict[str, bytes]:
         if declared > allowed:
             raise FileError(f"{name} is refused: its {size:,} bytes would inflate to {declared:,}")
         return {info.filename: archive.read(info) for info in infos}  # no more than the declared size is read
+
+
+def _counted(stream: IO[bytes], size: int) -> int:
+    """How many entries there are by the last record of the zip; their table may have swallowed some."""
+    stream.seek(max(size - 2**16, 0))
+    end = stream.read()
+    where = end.rindex(b"PK\5\6") + 10
+    return int.from_bytes(end[where : where + 2], "little")
 
 
 def _checked(text: bytes, entries: Mapping[str, bytes], name: str) -> Mapping[str, Any]:

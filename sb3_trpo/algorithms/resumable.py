@@ -159,10 +159,10 @@ class ResumableAlgorithm(SavedAlgorithm):
         :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
             for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
         """
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, trust, **kwargs)
         if force_reset:
-            model._training_state = None
-        elif model._training_state is not None:
+            custom_objects = {**(custom_objects or {}), "_training_state": None}  # not even read
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, trust, **kwargs)
+        if model._training_state is not None:
             TrainingState.read(model._training_state).rewind(model)
         return model
 

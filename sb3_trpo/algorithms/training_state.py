@@ -55,7 +55,12 @@ class TrainingState(NamedTuple):
     def of(cls, algorithm: "ResumableAlgorithm") -> "TrainingState":
         """That of ``algorithm`` now."""
         env = algorithm.get_env()
-        captured = environment_state.Captured(None, "there is none") if env is None else environment_state.capture(env)
+        if env is None:
+            captured = environment_state.Captured(None, "there is none")
+        elif algorithm._last_obs is None:  # at the beginning, and after a rollout that was refused
+            captured = environment_state.Captured(None, "there is no observation to go on from")
+        else:
+            captured = environment_state.capture(env)
         names = [name for name in CHANGED_BY_ROLLOUTS if hasattr(algorithm, name)]
         return cls(
             attributes={name: copy(getattr(algorithm, name)) for name in names},

@@ -166,6 +166,7 @@ def check_fault(model, name, path):
     assert not set(WATCHES) & set(vars(model.get_env().unwrapped))
     model.save(path)
     assert_file_is_finite(path)
+    assert what == "value" or model._last_obs is None
     if what == "value":
         return
     for reset in (False, True):

@@ -37,9 +37,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.replace(target)
             _flush(target.parent)
     except OSError as error:
-        if error.filename == str(path) or isinstance(error, _Unwritable):
+        if error.filename == str(path) or isinstance(error, Unwritable):
             raise
-        raise _Unwritable(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+        raise Unwritable(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -48,7 +48,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-class _Unwritable(OSError):
+class Unwritable(OSError):
     """Says which file could not be written, and why."""
 
     def __str__(self) -> str:

@@ -76,6 +76,8 @@ def capture(env: VecEnv) -> Captured:
         raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")
     except (UnknownState, WorkerError) as unknown:
         return Captured(None, str(unknown))
+    except Exception as error:  # an environment of the user's may raise anything, and the model is saved all the same
+        return Captured(None, f"{type(error).__name__}: {error}")
 
 
 def restore(env: VecEnv, state: State) -> None:
@@ -258,6 +260,8 @@ def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:
 
 def _file_size(writer: ResultsWriter) -> State:
     """How much of the file of episodes had been written: whoever goes on with it may cut off what came later."""
+    if writer.file_handler.closed:
+        return {"size": None}
     writer.file_handler.flush()
     return {"size": os.fstat(writer.file_handler.fileno()).st_size}
 

@@ -50,7 +50,7 @@ class PeriodicEvaluation(BaseCallback):
     :param every: environment steps between two evaluations; 0 for one at the end
     :param seed: of the evaluation environment, set anew before every evaluation
     :param on_evaluation: told of each; a False ends the training
-    :param last: step of the last evaluation that was made, of a training that goes on
+    :param last: step of the last evaluation that was made, of a training that goes on; that of its start by default
     :param poll: called at every step of an evaluation, to end it by an exception
     """
 
@@ -62,18 +62,20 @@ class PeriodicEvaluation(BaseCallback):
         seed: int,
         on_evaluation: OnEvaluation | None = None,
         deterministic: bool = True,
-        last: int = 0,
+        last: int | None = None,
         poll: Callable[[], None] = lambda: None,
     ):
         super().__init__()
         self.env, self.every, self.n_episodes, self.env_seed = env, every, n_episodes, seed
-        self.on_evaluation, self.deterministic, self.last, self.poll = on_evaluation, deterministic, last, poll
+        self.on_evaluation, self.deterministic, self.poll = on_evaluation, deterministic, poll
+        self.last_before, self.last = last, 0
         self.evaluations: list[Evaluation] = []
         self._goes_on = True
         self._evaluation_seconds = 0.0
 
     def _on_training_start(self) -> None:
         self._started = time.perf_counter()
+        self.last = self.num_timesteps if self.last_before is None else self.last_before
 
     def _on_rollout_start(self) -> None:
         if self.every > 0 and self.num_timesteps >= (self.last // self.every + 1) * self.every:

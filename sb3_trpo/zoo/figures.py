@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sb3_trpo.evaluation.scores import Score, read_scores
 from sb3_trpo.evaluation.summary import summarize
+from sb3_trpo.files import Unwritable
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.files import write_text
 from sb3_trpo.zoo.runs import SCORES, find_run
@@ -37,6 +38,8 @@ def plot(
         write_page(summary, folder / "scores.html", title=", ".join(summary.environments))
     except ImportError as error:
         raise UsageError(f"plots need more: pip install 'sb3-trpo[plots]' ({error})") from error
+    except Unwritable as error:
+        raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from error
     except ValueError as error:

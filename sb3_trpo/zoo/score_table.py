@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from sb3_trpo.evaluation import scores
 from sb3_trpo.evaluation.scores import Score, read_scores, write_scores
+from sb3_trpo.files import Unwritable
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.grid import Run
 
@@ -84,6 +85,8 @@ class ScoreTable:
                 everything = [*kept, *rows]
                 everything.sort(key=lambda row: self._rank.get(_key(row), len(self._rank)))
                 write_scores(self.path, everything)
+        except Unwritable as error:
+            raise UsageError(str(error)) from error
         except OSError as error:
             raise UsageError(f"{self.path} cannot be written: {error.strerror or error}") from error
 

@@ -125,6 +125,20 @@ def test_a_state_that_cannot_be_captured_is_none_with_a_reason():
     assert captured.reason.startswith("tests.algorithms.test_environment_state.World.world is a tests.")
 
 
+def test_an_environment_that_raises_when_it_is_looked_into_has_no_state(monkeypatch):
+    env = make_vec_env("CartPole-v1", 1)
+    env.reset()
+    monkeypatch.setattr("sb3_trpo.algorithms.environment_state._taken", lambda layer: 1 / 0)
+    assert capture(env).reason == "ZeroDivisionError: division by zero"
+
+
+def test_a_closed_environment_can_be_captured(tmp_path):
+    env = make_vec_env("CartPole-v1", 1, monitor_dir=str(tmp_path))
+    env.reset()
+    env.close()
+    assert capture(env).state is not None
+
+
 def test_processes_are_captured_only_by_those_who_can():
     plain = make_vec_env("CartPole-v1", 1, vec_env_cls=SubprocVecEnv)
     unknown = SubprocVecEnv([lambda: Resumable(World())])

@@ -45,7 +45,7 @@ def test_a_saved_model_predicts_the_same_and_trains_on(kind, tmp_path):
     model.save(tmp_path / "model")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = algorithm_of(kind).load(tmp_path / "model", env=model.get_env())
+        loaded = algorithm_of(kind).load(tmp_path / "model", env=model.get_env(), trust=True)
     obs = model.get_env().reset()
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
     for (name, a), (_, b) in zip(model.policy.named_parameters(), loaded.policy.named_parameters(), strict=True):
@@ -66,7 +66,7 @@ def test_a_radius_controller_of_ones_own(tmp_path):
     model = make_model("box", radius=Halving).learn(192)
     assert model.logger.name_to_value["train/radius"] == 0.01 / 4
     model.save(tmp_path / "model")
-    assert TRPO.load(tmp_path / "model").radius_controller.updates == 3
+    assert TRPO.load(tmp_path / "model", trust=True).radius_controller.updates == 3
 
 
 class Halving:

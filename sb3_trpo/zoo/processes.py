@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from types import FrameType
@@ -33,23 +34,40 @@ def environment_of_workers() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a Ctrl-C that came meanwhile arrives now
 
 
+TOGETHER_SECONDS = 0.5
+"""Signals that come so soon after another are the same request: `timeout` and schedulers send two at once."""
+
+
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """End by SIGTERM, as schedulers send it, like by Ctrl-C; in the main thread only, others get no signals."""
+    """End by SIGTERM, as schedulers send it, like by Ctrl-C; in the main thread only, others get no signals.
+
+    A second one that comes at once does not interrupt the tidying up.
+    """
+    last = -TOGETHER_SECONDS
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what follows is the tidying up
-        raise KeyboardInterrupt
+        nonlocal last
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)  # once: what follows is the tidying up
+        now = time.monotonic()
+        if now - last >= TOGETHER_SECONDS:
+            last = now
+            raise KeyboardInterrupt
 
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in the background
+        heard.append(signal.SIGINT)
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in heard}
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,12 @@
 
 Run: ``python -m benchmarks.safety``. Guarded is the package as it is; for the bare one, the looks at what environments
 give, the checks of a rollout and the copies that an interrupted update would be undone by are taken out. Pairs of one
-iteration each, in turn, on the same model: the machine's ups and downs meet both alike. The ratio is the median of the
-pairs' ratios, with the quartiles.
+iteration each, in turn, of the same policy with the same random numbers: both do the same work, and the machine's ups
+and downs meet both alike. Seconds are those of the processor on one thread, which other processes do not add to. The
+ratio is the median of the pairs' ratios, with the quartiles.
 """
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms import on_policy
+from sb3_trpo.algorithms.transaction import Before
 
 PARTS = ("rollout", "update", "iteration")
 
@@ -35,14 +38,16 @@ def bare() -> Iterator[None]:
         yield
 
 
-def iteration(model: TRPO, callback: Any) -> tuple[float, float, float]:
-    """Seconds of one rollout, of one update, and of both."""
+def iteration(model: TRPO, callback: Any, seed: int) -> tuple[float, float, float]:
+    """Processor seconds of one rollout, of one update, and of both."""
     assert isinstance(model.env, VecEnv)
-    started = time.perf_counter()
+    model.set_random_seed(seed)
+    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    started = time.process_time()
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
-    collected = time.perf_counter()
+    collected = time.process_time()
     model.train()
-    ended = time.perf_counter()
+    ended = time.process_time()
     return collected - started, ended - collected, ended - started
 
 
@@ -53,10 +58,13 @@ def measure(env_id: str, pairs: int) -> np.ndarray:
     ways: list[Callable[[], Any]] = [nullcontext, bare]
     ratios = []
     for pair in range(pairs + 1):
-        seconds = {}
+        seconds, before = {}, Before(model)
+        before.note()
         for way in ways if pair % 2 else ways[::-1]:
+            before.bring_back()
+            gc.collect()
             with way():
-                seconds[way] = iteration(model, callback)
+                seconds[way] = iteration(model, callback, pair)
         ratios.append(np.divide(seconds[nullcontext], seconds[bare]))
     return np.array(ratios[1:])  # the first warms up
 

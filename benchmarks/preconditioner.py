@@ -37,7 +37,7 @@ def problem_of(model: TRPO) -> TrustRegionProblem:
     _, callback = model._setup_learn(0, reset_num_timesteps=False)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     experience = model._experience()
-    return model._pose_problem(Actor(model.policy, experience.steps), experience)
+    return model._pose_problem(Actor(model.policy, experience.steps), experience).problem
 
 
 def milliseconds(function: Callable[[], object]) -> float:

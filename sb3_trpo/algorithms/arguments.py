@@ -15,21 +15,10 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_trpo.algorithms.experience import STRETCH
 from sb3_trpo.algorithms.policies import ALGORITHM_FOR, Kind, kind_of
-from sb3_trpo.algorithms.regressions import GaussNewtonRegression, MinibatchRegression, Regression
-from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
 
 Check = Callable[[str, Any], None]
-
-RADIUS_ALIASES: dict[str, type[RadiusController]] = {
-    "fixed": FixedRadius,
-    "scheduled": ScheduledRadius,
-    "adaptive": AdaptiveRadius,
-}
-CRITIC_ALIASES: dict[str, type[Regression]] = {
-    "minibatch": MinibatchRegression,
-    "gauss_newton": GaussNewtonRegression,
-}
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, why: str = "") -> None:
@@ -71,6 +60,19 @@ def check_schedule(name: str, value: Any, positive: bool = False) -> None:
         check_number(at, current, ">= 0", lambda x: x >= 0)
         if positive and progress == 1.0:
             check_number(at, current, "> 0 at the start of training", lambda x: x > 0)
+
+
+def check_any_schedule(name: str, value: Any) -> None:
+    """Refuse anything but a finite number or a schedule of such, of either sign."""
+    if not callable(value):
+        check_number(name, value, "or a function of the remaining progress", lambda x: True)
+        return
+    for progress in (1.0, 0.5, 0.0):
+        try:
+            current = float(value(progress))
+        except Exception as error:
+            raise ValueError(f"{name}={value!r} must have a value at remaining progress {progress}: {error}") from error
+        check_number(f"{name}({progress})", current, "", lambda x: True)
 
 
 def check_type(name: str, value: Any, kind: type | tuple[type, ...], article: str) -> None:
@@ -127,8 +129,6 @@ PPO_ARGUMENTS = {
     "n_epochs": "the policy takes one natural-gradient step per rollout, the critic n_critic_updates passes",
     "clip_range": "the policy is held back by a trust region of the radius target_kl",
     "clip_range_vf": "critic='gauss_newton' holds the values back by a trust region of their own",
-    "ent_coef": "the objective has no entropy bonus; policy_kwargs={'log_std_init': ...} sets the first exploration, "
-    "and a smaller target_kl keeps it longer",
     "vf_coef": "the critic has an optimiser of its own, with learning_rate",
 }
 """Arguments of PPO that have no place here -> what to use instead."""
@@ -166,7 +166,7 @@ def _number(allowed: str, accept: Callable[[float], bool]) -> Check:
 
 
 _boolean = partial(check_type, kind=(bool, np.bool_), article="True or False")
-_dictionary = partial(check_type, kind=dict, article="a dictionary of keyword arguments")
+check_dictionary = partial(check_type, kind=dict, article="a dictionary of keyword arguments")
 
 CHECKS: dict[str, Check] = {
     "learning_rate": check_schedule,
@@ -182,7 +182,7 @@ CHECKS: dict[str, Check] = {
     "use_sde": _boolean,
     "sde_sample_freq": _integer(-1),
     "rollout_buffer_class": optional(partial(check_class, base=RolloutBuffer)),
-    "rollout_buffer_kwargs": optional(_dictionary),
+    "rollout_buffer_kwargs": optional(check_dictionary),
     "normalize_advantage": _boolean,
     "target_kl": partial(check_schedule, positive=True),
     "sub_sampling_factor": _integer(1),
@@ -197,6 +197,8 @@ CHECKS: dict[str, Check] = {
     "cg_tolerance": _number("in [0, 1)", lambda x: 0 <= x < 1),
     "fast_rollout": _boolean,
     "cg_preconditioner": partial(check_choice, choices=("kronecker", None)),
+    "ent_coef": check_schedule,
+    "entropy_floor": optional(check_any_schedule),
     "max_grad_norm": optional(_number("> 0, or None for no limit", lambda x: x > 0)),
 }
 
@@ -216,6 +218,22 @@ def check_rollout_size(n_steps: int, n_envs: int, sub_sampling_factor: int, norm
             "raise n_steps, or pass normalize_advantage=False"
         )
     check_integer("sub_sampling_factor", sub_sampling_factor, 1, n_steps * n_envs, "the rollout is no longer")
+
+
+def check_holdout(fraction: float, n_steps: int, n_envs: int, has_memory: bool) -> None:
+    """Refuse a rollout of which nothing could be kept aside."""
+    if fraction == 0.0:
+        return
+    if has_memory and n_envs < 2:
+        raise ValueError(
+            f"{fraction:g} of the rollout is to be kept aside, in whole sequences, and one environment may give but "
+            "one: use n_envs >= 2"
+        )
+    if n_steps * n_envs < 2 * STRETCH:
+        raise ValueError(
+            f"{fraction:g} of the rollout is to be kept aside, in stretches of up to {STRETCH} steps, and n_steps * "
+            f"n_envs = {n_steps} * {n_envs} are not two of them: raise n_steps"
+        )
 
 
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -245,6 +263,15 @@ def check_exploration(use_sde: bool, space: Any) -> None:
         raise ValueError(f"use_sde={use_sde!r} is for continuous actions, and {space} has none: leave it False")
 
 
+def check_entropy(ent_coef: Any, entropy_floor: Any, entropy: Any) -> None:
+    """Refuse an objective with an entropy that has no closed form: ``entropy`` is None then."""
+    if entropy is None and (callable(ent_coef) or ent_coef != 0.0 or entropy_floor is not None):
+        raise ValueError(
+            f"ent_coef={ent_coef!r} and entropy_floor={entropy_floor!r} need an entropy in closed form, and the "
+            "policy's action distribution has none: leave them at 0 and None, or do not squash the actions"
+        )
+
+
 def check_observation_space(space: Any) -> None:
     """Refuse observation spaces that no policy of Stable-Baselines3 can see."""
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
@@ -256,32 +283,6 @@ def check_observation_space(space: Any) -> None:
             )
         if isinstance(part, spaces.MultiDiscrete) and len(part.shape) != 1:
             raise ValueError(f"observation space {space} must be one-dimensional: flatten it in a wrapper")
-
-
-def make_radius_controller(radius: Any, radius_kwargs: Any) -> RadiusController:
-    """The controller of an alias or class, built with ``radius_kwargs``."""
-    controller: RadiusController = _build("radius", radius, radius_kwargs, RADIUS_ALIASES, RadiusController)
-    return controller
-
-
-def make_regression(critic: Any, critic_kwargs: Any) -> Regression:
-    """The critic's regression of an alias or class, built with ``critic_kwargs``."""
-    regression: Regression = _build("critic", critic, critic_kwargs, CRITIC_ALIASES, Regression)
-    return regression
-
-
-def _build(name: str, given: Any, kwargs: Any, aliases: Mapping[str, type], slot: type) -> Any:
-    """An object for a slot: of an alias or a class that has the slot's methods, built with ``kwargs``."""
-    cls = aliases.get(given) if isinstance(given, str) else given
-    methods = [method for method in vars(slot) if not method.startswith("_")]
-    if not (isinstance(cls, type) and all(callable(getattr(cls, method, None)) for method in methods)):
-        known = ", ".join(map(repr, aliases))
-        raise ValueError(f"{name}={given!r} must be one of {known}, or a class with the methods of {slot.__name__}")
-    optional(_dictionary)(f"{name}_kwargs", kwargs)
-    try:
-        return cls(**(kwargs or {}))
-    except TypeError as error:
-        raise ValueError(f"{name}_kwargs={kwargs!r} does not fit {cls.__name__}: {error}") from error
 
 
 @contextmanager

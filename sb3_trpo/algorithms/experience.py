@@ -11,6 +11,7 @@ from torch import Tensor
 from sb3_trpo.algorithms.sequences import Layout, Memory, Sequences, layout
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core.activations import Array
+from sb3_trpo.core.surrogate import normalized_weights, uniform_weights
 
 IN_ORDER = (RolloutBuffer, DictRolloutBuffer, MaskableRolloutBuffer, MaskableDictRolloutBuffer)
 """Buffers whose samples are what stands in their arrays."""
@@ -19,7 +20,8 @@ IN_ORDER = (RolloutBuffer, DictRolloutBuffer, MaskableRolloutBuffer, MaskableDic
 class Experience(NamedTuple):
     """N ``steps``, and for each of them the action taken, its log-probability then, its advantage and its return.
 
-    ``actions`` (N, A) as the buffer keeps them, all else (N,).
+    ``actions`` (N, A) as the buffer keeps them, all else (N,); the ``weights`` sum to one. ``clusters`` number the
+    stretches of experience within which advantages depend on each other, None where they are not known.
     """
 
     steps: Steps
@@ -27,6 +29,20 @@ class Experience(NamedTuple):
     old_log_prob: Tensor
     advantages: Tensor
     returns: Tensor
+    weights: Tensor
+    clusters: Tensor | None = None
+
+    def part(self, units: Tensor) -> "Experience":
+        """That of some units of the steps, which must rise, with weights that sum to one again."""
+        rows = self.steps.rows(units)
+        columns = (None if column is None else column[rows] for column in self[1:])
+        part = Experience(self.steps.take(units), *columns)  # type: ignore[arg-type]
+        return part._replace(weights=normalized_weights(part.weights))
+
+
+STRETCH = 64
+"""Steps of an episode beyond which its advantages are as good as independent: what generalised advantage estimation
+with gamma lambda = 0.94 carries from one step to another has then fallen to 2 %."""
 
 
 def independent_steps(buffer: RolloutBuffer) -> Experience:
@@ -34,7 +50,26 @@ def independent_steps(buffer: RolloutBuffer) -> Experience:
     samples = _all_samples(buffer)
     masks = getattr(samples, "action_masks", None)
     steps = Steps(samples.observations, None if masks is None else masks.bool())
-    return Experience(steps, samples.actions, samples.old_log_prob, samples.advantages, samples.returns)
+    clusters = _stretches(buffer.episode_starts).reshape(-1) if type(buffer) in IN_ORDER else None
+    return Experience(
+        steps,
+        samples.actions,
+        samples.old_log_prob,
+        samples.advantages,
+        samples.returns,
+        uniform_weights(samples.advantages),
+        None if clusters is None else th.as_tensor(clusters, device=steps.device),
+    )
+
+
+def _stretches(episode_starts: Array) -> Array:
+    """(E, T) numbers of the episodes, cut into stretches, to which steps belong, for ``episode_starts`` (T, E)."""
+    starts = np.array(episode_starts.T, dtype=bool)
+    starts[:, 0] = True
+    number = np.arange(starts.size).reshape(starts.shape)
+    since_start = number - np.maximum.accumulate(np.where(starts, number, 0), axis=1)
+    stretches: Array = np.cumsum(since_start % STRETCH == 0).reshape(starts.shape) - 1
+    return stretches
 
 
 def _all_samples(buffer: RolloutBuffer) -> Any:
@@ -56,7 +91,7 @@ def sequential_steps(buffer: Any, device: th.device, n_steps: int | None = None)
 
     Of the memories in the buffer only those of the first step are looked at: all sequences begin there or with none.
     """
-    starts = _grid(buffer, buffer.episode_starts).reshape(buffer.buffer_size, buffer.n_envs)[:n_steps]
+    starts = _starts(buffer)[:n_steps]
     cut = layout(starts)
     goes_on = th.as_tensor((cut.starts == 0) & (starts[0, cut.envs] == 0), device=device)
 
@@ -92,7 +127,15 @@ def sequential_experience(buffer: Any, device: th.device) -> Experience:
         return th.as_tensor(grid.reshape(len(cut.order), -1)[cut.order], dtype=th.float32, device=device)
 
     actions, *columns = (packed(getattr(buffer, name)) for name in ("actions", "log_probs", "advantages", "returns"))
-    return Experience(steps, actions, *(column.flatten() for column in columns))
+    old_log_prob, advantages, returns = (column.flatten() for column in columns)
+    clusters = th.as_tensor(_stretches(_starts(buffer)).T.reshape(-1)[cut.order], device=device)
+    return Experience(steps, actions, old_log_prob, advantages, returns, uniform_weights(advantages), clusters)
+
+
+def _starts(buffer: Any) -> Array:
+    """(T, E), 1 where an episode starts."""
+    starts: Array = _grid(buffer, buffer.episode_starts).reshape(buffer.buffer_size, buffer.n_envs)
+    return starts
 
 
 def _grid(buffer: Any, array: Array) -> Array:

@@ -1,6 +1,7 @@
 """What an update reports: one ordered table of key, meaning and unit, from which logs and the README are made."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,10 @@ BEGIN, END = "<!-- metrics -->", "<!-- end of metrics -->"
 
 
 class UpdateReport(NamedTuple):
-    """One update of actor and critic; ``entropy`` and ``std`` are None where the distribution has none."""
+    """One update of actor and critic; ``entropy`` and ``std`` are None where the distribution has none.
+
+    ``measures`` are those of the extensions.
+    """
 
     step: NaturalStep
     critic: CriticFit
@@ -25,17 +29,31 @@ class UpdateReport(NamedTuple):
     rollout_seconds: float
     actor_seconds: float
     critic_seconds: float
+    measures: Mapping[str, float]
 
 
 class Metric(NamedTuple):
-    """``value`` is None where the metric does not apply; sb3-contrib has those with ``contrib``."""
+    """``value`` is None where the metric does not apply; sb3-contrib has those with ``contrib``, and a
+    training only those with ``extension`` whose extension it uses.
+    """
 
     key: str
     meaning: str
     unit: str
     value: Callable[[UpdateReport], Any]
     contrib: bool = False
+    extension: bool = False
     exclude: tuple[str, ...] = ()
+
+
+def _measure(name: str) -> Callable[[UpdateReport], float | None]:
+    """One of an extension's, where there is such an extension and it has a number."""
+
+    def value(report: UpdateReport) -> float | None:
+        measure = report.measures.get(name, math.nan)
+        return None if math.isnan(measure) else measure
+
+    return value
 
 
 METRICS = (
@@ -134,6 +152,41 @@ METRICS = (
     ),
     Metric("train/gradient_norm", "‖g‖ of the surrogate objective", "advantage", lambda r: r.step.gradient_norm),
     Metric("train/entropy", "mean entropy of the old policy's joint action", "nats", lambda r: r.entropy),
+    Metric(
+        "train/tracking_cosine",
+        'cosine between the tracked gradient and the batch\'s own (`gradient_estimator="tracking"`)',
+        "1",
+        _measure("tracking_cosine"),
+        extension=True,
+    ),
+    Metric(
+        "train/signal_to_noise",
+        '‖g‖² over the trace of its covariance (`radius="uncertainty"`)',
+        "1",
+        _measure("signal_to_noise"),
+        extension=True,
+    ),
+    Metric(
+        "train/held_out_improvement",
+        "improvement of the surrogate objective on held-out steps, of the last candidate looked at",
+        "advantage",
+        _measure("held_out_improvement"),
+        extension=True,
+    ),
+    Metric(
+        "train/held_out_lower_bound",
+        'its lower confidence bound (`radius="confidence"`)',
+        "advantage",
+        _measure("held_out_lower_bound"),
+        extension=True,
+    ),
+    Metric(
+        "train/held_out_kl",
+        'mean KL(old ‖ candidate) on held-out steps (`validation="held_out"`)',
+        "nats",
+        _measure("held_out_kl"),
+        extension=True,
+    ),
     Metric("time/rollout_seconds", "collecting the rollout before this update", "s", lambda r: r.rollout_seconds),
     Metric("time/actor_seconds", "the natural-gradient step", "s", lambda r: r.actor_seconds),
     Metric("time/critic_seconds", "the critic's regression", "s", lambda r: r.critic_seconds),

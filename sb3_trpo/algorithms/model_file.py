@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.algorithms.contrib import current_observation_space, translation
 from sb3_trpo.algorithms.policies import ALGORITHM_FOR, Kind, kind_of
+from sb3_trpo.algorithms.slots import SLOTS
 from sb3_trpo.saving import weights
 from sb3_trpo.saving.errors import FileError, UntrustedError
 from sb3_trpo.saving.model import VARIABLES, SavedModel
@@ -47,9 +48,9 @@ def attributes_of(
     custom_objects, kwargs = dict(custom_objects or {}), dict(kwargs)
     _refuse_other_classes(file, cls.__name__, kind, custom_objects, trust)
     given = custom_objects.keys() | kwargs.keys()
-    for slot, built in (("radius", "radius_controller"), ("critic", "critic_regression")):
-        if {slot, f"{slot}_kwargs"} & given:
-            kwargs.setdefault(built, None)  # build the new one instead of restoring the saved one
+    for name, slot in SLOTS.items():
+        if {name, f"{name}_kwargs"} & given:
+            kwargs.setdefault(slot.attribute, None)  # build the new one instead of restoring the saved one
     replaced = REBUILT | (kwargs.keys() - {"policy_kwargs"})
     attributes = file.decoded([name for name in file.attributes if name not in replaced], trust, custom_objects)
     _refuse_strange_attributes(file, cls, attributes)

@@ -27,17 +27,18 @@ from sb3_trpo.algorithms.experience import Experience, independent_steps
 from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
+from sb3_trpo.algorithms.posing import Posed, Terms, pose
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
 from sb3_trpo.algorithms.resumable import ResumableAlgorithm
+from sb3_trpo.algorithms.slots import fill
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.transaction import all_or_nothing
 from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
-from sb3_trpo.core.problem import Batch, States, TrustRegionProblem, constrained_problem
-from sb3_trpo.core.surrogate import Surrogate, normalized_weights, standardize, uniform_weights
 from sb3_trpo.core.trust_region import RadiusController
+from sb3_trpo.extensions.extension import Extension, holdout, measured, reposed
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
@@ -80,7 +81,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     :param cg_tolerance: relative residual at which conjugate gradient stops, in [0, 1)
     :param radius: controller of the trust-region radius: ``"fixed"`` at ``target_kl``, ``"scheduled"`` over training,
-        ``"adaptive"`` by the reduction ratio, or a class like those in `sb3_trpo.core.trust_region`
+        ``"adaptive"`` by the reduction ratio, ``"confidence"`` by how sure the improvement is, ``"uncertainty"``
+        smaller where the gradient is uncertain, or a class like those in `sb3_trpo.core.trust_region`
     :param radius_kwargs: further arguments of the controller
     :param max_grad_norm: largest gradient norm of the critic, None for no limit
     :param fast_rollout: evaluate the critic after the rollout, and step plain perceptrons in numpy, instead of
@@ -90,13 +92,24 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     :param cg_preconditioner: ``"kronecker"`` has conjugate gradient converge sooner by Kronecker factors of the Fisher
         matrix of a perceptron; a solution closer to the exact one is not always the better step, hence None
     :param critic_kwargs: further arguments of the fit, such as ``{"holdout": 0.1}``
+    :param gradient_estimator: ``"batch"``, the gradient of the rollout; ``"tracking"``, smoothed by history; or a class
+        like those in `sb3_trpo.extensions`
+    :param gradient_estimator_kwargs: its further arguments, such as ``{"weight": 0.5}``
+    :param validation: what every step must pass on steps that it was not computed from: ``"none"``, ``"held_out"``, or
+        a class like those in `sb3_trpo.extensions`
+    :param validation_kwargs: its further arguments, such as ``{"holdout": 0.2}``
+    :param ent_coef: entropy bonus in the surrogate objective, in units of advantages per nat; number or schedule
+    :param entropy_floor: mean entropy in nats below which it is pulled back (see `sb3_trpo.extensions.entropy`); number
+        or schedule, None for none
     :raises ValueError: for an argument of a wrong type or value, an unsupported action space, or a policy whose
         distribution has no KL divergence
     """
 
     policy: Any
-    radius_controller: RadiusController | None
-    critic_regression: Regression | None
+    radius_controller: RadiusController
+    critic_regression: Regression
+    gradient_tracker: Extension
+    step_validation: Extension
 
     rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
     """The usual rollout buffers, for arrays and for dictionaries of them."""
@@ -140,6 +153,12 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         critic: str | type[Regression] = "minibatch",
         critic_kwargs: dict[str, Any] | None = None,
         cg_preconditioner: str | None = None,
+        gradient_estimator: str | type[Extension] = "batch",
+        gradient_estimator_kwargs: dict[str, Any] | None = None,
+        validation: str | type[Extension] = "none",
+        validation_kwargs: dict[str, Any] | None = None,
+        ent_coef: float | Schedule = 0.0,
+        entropy_floor: float | Schedule | None = None,
     ):
         arguments.check_arguments(locals())
         self._check_policy_name(policy)
@@ -159,7 +178,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
-            ent_coef=0.0,  # the surrogate has no entropy bonus
+            ent_coef=ent_coef,
             vf_coef=0.0,  # the critic is regressed on its own
             max_grad_norm=max_grad_norm,
             use_sde=use_sde,
@@ -190,8 +209,11 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         self.cg_preconditioner = cg_preconditioner
         self.critic = critic
         self.critic_kwargs = critic_kwargs
-        self.radius_controller = None
-        self.critic_regression = None
+        self.gradient_estimator = gradient_estimator
+        self.gradient_estimator_kwargs = gradient_estimator_kwargs
+        self.validation = validation
+        self.validation_kwargs = validation_kwargs
+        self.entropy_floor = entropy_floor
         self._rollout_seconds = math.nan
         self._has_warned_of_scale = False
         if _init_setup_model:
@@ -222,10 +244,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             self.policy = self._make_policy().to(self.device)
             self.rollout_buffer = self._make_rollout_buffer()
         self._maybe_recommend_cpu()
-        if self.radius_controller is None:
-            self.radius_controller = arguments.make_radius_controller(self.radius, self.radius_kwargs)
-        if self.critic_regression is None:
-            self.critic_regression = arguments.make_regression(self.critic, self.critic_kwargs)
+        fill(self)
+        arguments.check_holdout(holdout(self._slots), self.n_steps, self.n_envs, self.kind.memory)
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
     @one_numpy_thread()
@@ -243,7 +263,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
 
         experience = self._experience()
         actor = Actor(self.policy, experience.steps.first(2))
-        problem = self._pose_problem(actor, experience)
+        problem = reposed(*self._pose_problem(actor, experience), self._slots)
         step = natural_step(
             problem,
             radius=radius,
@@ -254,11 +274,12 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             max_candidates=self.line_search_max_iter,
             precondition=self.cg_preconditioner == "kronecker",
         )
-        self.radius_controller.update(step)  # type: ignore[union-attr]  # set in _setup_model
+        for slot in self._slots:
+            slot.update(step)
         actor_done = time.perf_counter()
 
         critic = fit_critic(
-            self.critic_regression,  # type: ignore[arg-type]  # set in _setup_model
+            self.critic_regression,
             Critic(self.policy, actor.parameters, experience.steps.first(2)),
             experience.steps,
             experience.returns,
@@ -281,29 +302,33 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
                 rollout_seconds=self._rollout_seconds,
                 actor_seconds=actor_done - started,
                 critic_seconds=critic_done - actor_done,
+                measures=measured(self._slots),
             ),
         )
 
-    def _pose_problem(self, actor: Actor, experience: Experience) -> TrustRegionProblem:
-        """The surrogate objective and trust region of one rollout; only the Fisher estimate is sub-sampled."""
-        steps, actions, old_log_prob, advantages, _ = experience
+    def _pose_problem(self, actor: Actor, experience: Experience) -> Posed:
+        """The surrogate objective and trust region of one rollout, before any extension."""
         if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.long().flatten()
-        weights = uniform_weights(advantages)
-        if self.normalize_advantage:
-            advantages = standardize(advantages, weights)
-        columns = (actions, old_log_prob, advantages, weights)
-        batches = [
-            Batch(part, weights[rows], Surrogate(*(column[rows] for column in columns)))
-            for rows, part in steps.parts(actor.bytes_per_row)
-        ]
-        if self.sub_sampling_factor == 1:
-            return constrained_problem(actor, batches)
-        order = np.random.permutation(steps.n_units)  # noqa: NPY002  # at random: a stride may meet a period
-        thinned = steps.take(th.as_tensor(np.sort(order[:: self.sub_sampling_factor])))
-        weights = normalized_weights(weights[: len(thinned)])
-        fisher_batches = [States(part, weights[rows]) for rows, part in thinned.parts(actor.bytes_per_row)]
-        return constrained_problem(actor, batches, fisher_batches)
+            experience = experience._replace(actions=experience.actions.long().flatten())
+        return pose(actor, experience, self._terms())
+
+    @property
+    def _slots(self) -> tuple[Any, ...]:
+        """What looks at every step; those among them that are extensions pose its problem anew, in this order."""
+        return self.gradient_tracker, self.radius_controller, self.step_validation
+
+    def _terms(self) -> Terms:
+        """What the problem of the coming update is to be.
+
+        :raises ValueError: when a schedule gives no number, or a negative bonus
+        """
+        progress = self._current_progress_remaining
+        bonus = self.ent_coef(progress) if callable(self.ent_coef) else self.ent_coef
+        floor = self.entropy_floor(progress) if callable(self.entropy_floor) else self.entropy_floor
+        arguments.check_number(f"ent_coef at remaining progress {progress:.3f}", bonus, ">= 0", lambda x: x >= 0)
+        if floor is not None:
+            arguments.check_number(f"entropy_floor at remaining progress {progress:.3f}", floor, "", lambda x: True)
+        return Terms(self.normalize_advantage, self.sub_sampling_factor, holdout(self._slots), bonus, floor)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """From 1 to 0 and no further: the last rollout overshoots the end, where schedules would turn negative."""
@@ -318,7 +343,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         target, damping = (
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
-        radius = self.radius_controller.radius(target, progress)  # type: ignore[union-attr]
+        radius = self.radius_controller.radius(target, progress)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
         return radius, damping
@@ -408,7 +433,10 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""
         observations, _ = self.policy.obs_to_tensor(_some_observation(self.observation_space))
         self.policy.set_training_mode(False)
-        return Actor(self.policy, self._steps(observations))
+        steps = self._steps(observations)
+        actor = Actor(self.policy, steps)
+        arguments.check_entropy(self.ent_coef, self.entropy_floor, actor.distribution(steps).entropy())
+        return actor
 
     def _check_policy_name(self, policy: Any) -> None:
         """Refuse a policy that is neither a class nor one of the aliases."""

@@ -48,6 +48,11 @@ class Sequences(Steps):
         """Steps of each sequence, (S,)."""
         return (self.index >= 0).sum(1)
 
+    @property
+    def first_rows(self) -> Tensor:
+        """The number of each sequence's first step."""
+        return self.index[:, 0]
+
     def rows(self, units: Units) -> Tensor:
         """The numbers of the steps in these sequences, packed."""
         columns = self.index[units].t()

@@ -51,6 +51,11 @@ class Steps:
         observations = self.observations
         return (next(iter(observations.values())) if isinstance(observations, dict) else observations).device
 
+    @property
+    def first_rows(self) -> Units:
+        """The number of each unit's first step."""
+        return th.arange(len(self))
+
     def rows(self, units: Units) -> Units:
         """The numbers of the steps in ``units``, in the order in which `take` has them."""
         return units

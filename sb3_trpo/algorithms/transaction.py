@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 
+from sb3_trpo.algorithms.slots import SLOTS
+
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 
-CHANGED = ("radius_controller", "critic_regression", "_n_updates")
+CHANGED = (*(slot.attribute for slot in SLOTS.values()), "_n_updates")
 """Attributes of the algorithm that an update changes, beside the policy."""
 
 ATTEMPTS = 10

@@ -71,6 +71,7 @@ def _watched_step_wait(step_wait: Method, space: spaces.Space[Any], now: Now) ->
             type(observations) is array
             and observations.size <= FEW
             and observations.shape[1:] == shape
+            and rewards.dtype != object  # those of other processes may hold None
             # a sum is finite only if all numbers are
             and isfinite(sum(observations.ravel().tolist()) + sum(rewards.tolist()))
         )

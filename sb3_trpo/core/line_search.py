@@ -3,8 +3,8 @@ r"""Backtracking line search along the full step, inside the trust region.
 .. math:: \theta_i = \theta_{old} + \beta^i s, \quad i = 0, 1, \ldots \quad\text{until}\quad
           D(\theta_{old} \| \theta_i) \le \delta \;\text{ and }\; L(\theta_i) > L(\theta_{old})
 
-(Schulman et al. 2015, appendix C.) All or nothing: when no candidate passes, or when anything is raised in
-between, the parameters are what they were, bit for bit.
+(Schulman et al. 2015, appendix C), and until nothing else speaks against it. All or nothing: when no candidate passes,
+or when anything is raised in between, the parameters are what they were, bit for bit.
 """
 
 import math
@@ -37,7 +37,7 @@ def backtracking_line_search(
     shrinking_factor: float,
     max_candidates: int,
 ) -> LineSearchResult:
-    """Move the problem's parameters to the first candidate inside the region that improves the objective.
+    """Move the problem's parameters to the first candidate inside the region that improves the objective, unobjected.
 
     :param full_step: s (P,)
     :param radius: delta, the largest mean KL(old || new) allowed, in nats
@@ -57,6 +57,8 @@ def backtracking_line_search(
                 refusal = StepStatus.KL_TOO_LARGE
             elif candidate.objective <= problem.objective:
                 refusal = StepStatus.NO_IMPROVEMENT
+            elif (objection := problem.objection(radius)) is not None:
+                refusal = objection
             else:
                 accepted = True
                 return LineSearchResult(StepStatus.ACCEPTED, fraction, backtracks, candidate)

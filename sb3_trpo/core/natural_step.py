@@ -6,7 +6,8 @@ r"""One trust-region step of the natural gradient.
 followed by a line search on the true objective and KL (Schulman et al. 2015, section 6 and appendix C).
 
 Symbols: g (P,) gradient of the surrogate objective, F (P, P) Fisher information matrix, lambda damping,
-delta trust-region radius in nats, s (P,) the full step.
+delta trust-region radius in nats, s (P,) the full step. Where the problem has a penalty Q, F + lambda I + Q takes the
+place of F + lambda I.
 
 The step does not depend on the scale of g, and neither does the way to it: tiny and huge advantages go the same way.
 Differs from sb3-contrib: the step length needs no product of its own, a step is
@@ -89,8 +90,11 @@ def natural_step(
     if obstacle is not None:
         return refused(obstacle)
 
+    def added(v: Tensor) -> Tensor:
+        return damping * v if problem.penalty is None else damping * v + problem.penalty(v)
+
     def damped(v: Tensor) -> Tensor:
-        return problem.fisher_vector_product(v) + damping * v
+        return problem.fisher_vector_product(v) + added(v)
 
     cg = conjugate_gradient(
         damped,
@@ -111,7 +115,7 @@ def natural_step(
         problem, full_step, radius=radius, shrinking_factor=shrinking_factor, max_candidates=max_candidates
     )
     directional_derivative = float(th.dot(problem.gradient, full_step))
-    full_quadratic_kl = radius - 0.5 * damping * float(full_step.square().sum())
+    full_quadratic_kl = radius - 0.5 * float(th.dot(full_step, added(full_step)))
     return NaturalStep(
         status=search.status,
         radius=radius,

@@ -19,7 +19,8 @@ from sb3_trpo.core.conjugate_gradient import LinearMap
 from sb3_trpo.core.distributions import Distribution
 from sb3_trpo.core.fisher import Linearization, Linearizations
 from sb3_trpo.core.kronecker import Factors
-from sb3_trpo.core.surrogate import weighted_mean
+from sb3_trpo.core.status import StepStatus
+from sb3_trpo.core.surrogate import Surrogate, weighted_mean
 
 
 class Policy(Protocol):
@@ -47,6 +48,35 @@ class Batch(NamedTuple):
     objective: Callable[[Any], Tensor]
 
 
+class AnyBatch(Protocol):
+    """What is common to batches, whatever their objective is."""
+
+    @property
+    def observations(self) -> Any:
+        """Of N states."""
+
+    @property
+    def weights(self) -> Tensor:
+        """(N,)."""
+
+    @property
+    def objective(self) -> Callable[[Any], Tensor]:
+        """Action distributions -> scalar."""
+
+
+class SurrogateBatch(NamedTuple):
+    """A batch whose objective is the surrogate of a policy.
+
+    ``clusters`` (N,) numbers the stretches of experience within which steps depend on each other, None where each
+    stands for itself.
+    """
+
+    observations: Any
+    weights: Tensor
+    objective: Surrogate
+    clusters: Tensor | None = None
+
+
 class States(NamedTuple):
     """States of the Fisher estimate, with ``weights`` (N,) that sum to one over all batches."""
 
@@ -65,6 +95,9 @@ class TrustRegionProblem(NamedTuple):
     """``objective`` and its ``gradient`` (P,) at the old ``parameters``, curvature ``v -> F v`` of the KL there, and
     ``evaluate``, which looks at the parameters as they stand. ``entropy`` is the old policy's mean in nats, NaN
     without a closed form; ``kronecker_factors`` are those of the curvature, None where it has no such structure.
+    ``penalty`` ``v -> Q v`` (positive semi-definite) makes the region smaller where it is large, ``s^T (F + Q) s / 2``
+    instead of ``s^T F s / 2``. ``objection`` tells what speaks against a candidate, given the radius, that is inside
+    the region and improves the objective; it looks at the parameters as they stand.
     """
 
     parameters: Sequence[Tensor]
@@ -74,10 +107,29 @@ class TrustRegionProblem(NamedTuple):
     evaluate: Callable[[], Evaluation]
     entropy: float = math.nan
     kronecker_factors: Callable[[], Factors | None] = lambda: None
+    penalty: LinearMap | None = None
+    objection: Callable[[float], StepStatus | None] = lambda radius: None
+
+
+class Sample(NamedTuple):
+    """The experience behind a problem: the ``policy``, at its old parameters, and the ``batches`` that it learns from.
+
+    ``held_out`` are batches kept aside, whose weights sum to one among themselves; ``pieces`` cuts what is learned from
+    into about so many batches, however few the problem is posed on. ``scale`` is what the advantages were divided by,
+    zero where they carry no signal.
+    """
+
+    policy: Policy
+    batches: Sequence[SurrogateBatch]
+    held_out: Sequence[SurrogateBatch]
+    pieces: Callable[[int], Sequence[SurrogateBatch]]
+    scale: float = 1.0
 
 
 def constrained_problem(
-    policy: Policy, batches: Sequence[Batch], fisher_batches: Sequence[States] | None = None
+    policy: Policy,
+    batches: Sequence[AnyBatch],
+    fisher_batches: Sequence[States] | None = None,
 ) -> TrustRegionProblem:
     """Pose the problem on a rollout; the old policy is the one that ``policy`` is now.
 

@@ -25,6 +25,9 @@ class StepStatus(Enum):
     NON_FINITE_CANDIDATE = "refused: the objective or the KL was not finite at the last candidate of the line search"
     KL_TOO_LARGE = "refused: the KL was still above the radius at the last candidate of the line search"
     NO_IMPROVEMENT = "refused: the objective had not risen at the last candidate of the line search"
+    UNCERTAIN = "refused: the improvement was not certain at the last candidate of the line search"
+    FELL_ON_HELD_OUT = "refused: the objective fell on held-out steps at the last candidate of the line search"
+    KL_TOO_LARGE_ON_HELD_OUT = "refused: the KL on held-out steps was above the radius at the last candidate"
 
     @property
     def is_numeric_failure(self) -> bool:
@@ -43,4 +46,7 @@ class StepStatus(Enum):
             StepStatus.NON_FINITE_CANDIDATE,
             StepStatus.KL_TOO_LARGE,
             StepStatus.NO_IMPROVEMENT,
+            StepStatus.UNCERTAIN,
+            StepStatus.FELL_ON_HELD_OUT,
+            StepStatus.KL_TOO_LARGE_ON_HELD_OUT,
         )

@@ -25,6 +25,11 @@ BUILT: dict[str, tuple[str, ...]] = {
     "sb3_contrib.common.recurrent.type_aliases": ("RNNStates",),
     "sb3_trpo.algorithms.regressions": ("GaussNewtonRegression", "MinibatchRegression"),
     "sb3_trpo.core.trust_region": ("AdaptiveRadius", "FixedRadius", "ScheduledRadius"),
+    "sb3_trpo.extensions.confidence": ("ConfidenceRadius",),
+    "sb3_trpo.extensions.extension": ("Plain",),
+    "sb3_trpo.extensions.gradient_tracking": ("GradientTracking",),
+    "sb3_trpo.extensions.held_out": ("HeldOutValidation",),
+    "sb3_trpo.extensions.uncertainty": ("UncertaintyRegion",),
     "stable_baselines3.common.noise": (
         "NormalActionNoise",
         "OrnsteinUhlenbeckActionNoise",

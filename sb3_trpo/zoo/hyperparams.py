@@ -37,10 +37,13 @@ ENVIRONMENT_KEYS = {
 EXPRESSIONS = ("policy_kwargs", "normalize", "monitor_kwargs")
 """Keys whose text is a Python expression in RL Zoo too; `plain` writes their dictionaries as such."""
 
-DICTIONARIES = (*EXPRESSIONS, "env_kwargs", "rollout_buffer_kwargs", "radius_kwargs", "critic_kwargs")
+SLOTS = ("radius", "critic", "gradient_estimator", "validation")
+"""Keys of `sb3_trpo.algorithms.slots`, which is not imported for what needs no torch."""
+
+DICTIONARIES = (*EXPRESSIONS, "env_kwargs", "rollout_buffer_kwargs", *(f"{slot}_kwargs" for slot in SLOTS))
 """Keys whose text is read as a Python expression here."""
 
-CLASSES = ("policy", "rollout_buffer_class", "radius", "critic")
+CLASSES = ("policy", "rollout_buffer_class", *SLOTS)
 """Keys whose text may be ``module.Class``."""
 
 Hyperparams = dict[str, Any]
@@ -233,11 +236,11 @@ def _check_policy(algo: str, policy: Any) -> None:
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse what our algorithms cannot train with, as far as it shows without an environment."""
-    from sb3_trpo.algorithms.arguments import check_arguments, make_radius_controller, make_regression
+    from sb3_trpo.algorithms.arguments import check_arguments
+    from sb3_trpo.algorithms.slots import check_slots
 
     check_arguments(arguments)
-    make_radius_controller(arguments.get("radius", "fixed"), arguments.get("radius_kwargs"))
-    make_regression(arguments.get("critic", "minibatch"), arguments.get("critic_kwargs"))
+    check_slots(arguments)
 
 
 def _check_wrappers_arguments(hyperparams: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sb3_trpo.algorithms.arguments import CHECKS, CRITIC_ALIASES, RADIUS_ALIASES, check_schedule
+from sb3_trpo.algorithms.arguments import CHECKS, check_schedule
+from sb3_trpo.algorithms.slots import SLOTS
 from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names
 from sb3_trpo.zoo.files import write_text
 from sb3_trpo.zoo.hyperparams import CLASSES, DICTIONARIES, ENVIRONMENT_KEYS
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _argument(name: str, hint: Any, policies: list[str]) -> Schema:
     """Schema of a constructor argument: one alternative for each form in which a file can hold it."""
-    aliases = {"policy": policies, "radius": list(RADIUS_ALIASES), "critic": list(CRITIC_ALIASES)}
+    aliases = {"policy": policies, **{slot: list(SLOTS[slot].aliases) for slot in SLOTS}}
     options = [typing.get_origin(hint) or hint]
     if options[0] in (typing.Union, types.UnionType):
         options = [typing.get_origin(option) or option for option in typing.get_args(hint)]

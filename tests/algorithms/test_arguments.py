@@ -117,7 +117,7 @@ def test_an_error_says_what_would_be_right():
     ):
         make_model("box", sub_sampling_factor=100)
     with pytest.raises(
-        ValueError, match=r"radius='adaptve' must be one of 'fixed', 'scheduled', 'adaptive', or a class"
+        ValueError, match=r"radius='adaptve' must be one of 'fixed', 'scheduled', 'adaptive', 'confidence', 'uncer"
     ):
         make_model("box", radius="adaptve")
 

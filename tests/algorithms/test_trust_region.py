@@ -289,7 +289,7 @@ def test_tiny_and_huge_advantages_take_the_direction_of_the_dense_solve_in_float
     for scale in (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6, 1e8):
         model = collect(make_model(kind, normalize_advantage=False, policy_kwargs={"net_arch": [6]}))
         model.rollout_buffer.advantages *= np.float32(scale)
-        actor, (steps, actions, _, advantages, _) = WideActor(model.policy), model._experience()
+        actor, (steps, actions, _, advantages, *_) = WideActor(model.policy), model._experience()
         observations, weights = steps.observations.double(), th.full((64,), 1 / 64, dtype=th.float64)
         sizes = tuple(getattr(model.action_space, "nvec", [getattr(model.action_space, "n", 0)]))
         make_components = functools.partial(oracles.components, ORACLE_KINDS[kind], sizes=sizes)

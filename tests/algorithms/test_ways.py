@@ -49,12 +49,12 @@ def others():
 
 
 @pytest.mark.parametrize("cls", OF)
-@pytest.mark.parametrize("name", ["n_epochs", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"])
+@pytest.mark.parametrize("name", ["n_epochs", "clip_range", "clip_range_vf", "vf_coef"])
 def test_arguments_of_ppo_are_refused_with_what_to_use_instead(cls, name):
     with pytest.raises(TypeError) as caught:
         make_model(OF[cls], **{name: 0.1})
     assert str(caught.value) == f"{cls.__name__} has no argument {name!r}: {PPO_ARGUMENTS[name]}"
-    instead = {"n_epochs": "n_critic_updates", "ent_coef": "log_std_init", "vf_coef": "learning_rate"}
+    instead = {"n_epochs": "n_critic_updates", "vf_coef": "learning_rate"}
     assert instead.get(name, "target_kl" if name == "clip_range" else "gauss_newton") in str(caught.value)
 
 

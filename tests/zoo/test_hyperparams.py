@@ -14,11 +14,13 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_trpo
+from sb3_trpo.algorithms import slots
 from sb3_trpo.algorithms.policies import MlpPolicy
 from sb3_trpo.zoo import hyperparams as module
 from sb3_trpo.zoo.algorithms import OURS, algorithm_class, argument_names, default_policy
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.hyperparams import (
+    SLOTS,
     check_hyperparams,
     dictionary,
     format_entry,
@@ -604,3 +606,7 @@ def test_arguments_of_the_environment_are_written_as_rl_zoo_reads_them():
     """It evaluates the text of ``policy_kwargs``, and not that of ``env_kwargs``."""
     texts = {"env_kwargs": "dict(gravity=9.8, mode='easy')", "policy_kwargs": "dict(net_arch=[8])"}
     assert plain(texts) == {**texts, "env_kwargs": {"gravity": 9.8, "mode": "easy"}}
+
+
+def test_files_know_the_slots_of_the_algorithms():
+    assert tuple(slots.SLOTS) == SLOTS

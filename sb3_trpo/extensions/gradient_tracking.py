@@ -1,0 +1,108 @@
+r"""Gradient tracking: history smooths the policy gradient.
+
+.. math:: y_t = g_t(\theta_t) + (1 - a)\,\bigl(y_{t-1} - g_t(\theta_{t-1})\bigr)
+
+The carried estimate is brought to the present policy by what the *previous* policy's gradient is on the *new* batch,
+so that what is subtracted and what was carried have the same mean and errors that cancel: with a = 1 it is the
+plain gradient, with a = 0 the recursion of decentralised optimisation whose consensus version averages y over workers.
+
+.. math:: g_t(\theta_{t-1}) = \sum_n w_n \min(\rho_n, c) \, \nabla \log \pi_{\theta_{t-1}}(a_n | s_n) \, A_n, \qquad
+          \rho_n = \pi_{\theta_{t-1}}(a_n | s_n) / \pi_{\theta_t}(a_n | s_n)
+
+which is the gradient of the surrogate objective at the previous parameters, its ratios truncated at c.
+
+Source: STORM-PG (Yuan, Lian, Liu, Zhou 2020, arXiv 2003.04302); with natural gradients NPG-HM
+(arXiv 2401.01084). Differs from it: ratios are those of single actions and not of whole trajectories, whose variance
+grows with their length, and advantages are those of the present policy. Both errors are of first order in the step
+between the two policies, which the trust region keeps small.
+
+Advantages that are standardised are divided by a number that changes from batch to batch. The estimate is carried in
+the units of the advantages before that, y sigma_t, so that it is the same whether they are standardised or not; the
+mean that is subtracted is a baseline, which changes no expectation.
+
+The tracked gradient belongs to an objective, on which the line search is to decide:
+``L(theta) + (y_t - g_t)^T (theta - theta_t)``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch as th
+from torch import Tensor
+
+from sb3_trpo.core.natural_step import NaturalStep
+from sb3_trpo.core.parameters import assign, flatten
+from sb3_trpo.core.problem import Evaluation, Sample, TrustRegionProblem
+
+
+@dataclass
+class GradientTracking:
+    """The estimate ``y_t`` in place of the batch's gradient.
+
+    :param weight: a in (0, 1], the part of the fresh gradient
+    :param truncation: c >= 1, the largest probability ratio
+    :raises ValueError: for numbers outside
+    """
+
+    weight: float = 0.5
+    truncation: float = 2.0
+    estimate: Tensor | None = None
+    """``y sigma`` of the last update (P,), in units of the advantages before they were standardised."""
+    previous: Tensor | None = None
+    """The parameters ``theta`` (P,) that it belongs to."""
+    cosine: float = math.nan
+    """Between the last estimate and its batch's own gradient; NaN before there is a history."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no average."""
+        if not 0.0 < self.weight <= 1.0:
+            raise ValueError(f"weight={self.weight!r} must be a number in (0, 1]: the part of the fresh gradient")
+        if not 1.0 <= self.truncation < math.inf:
+            raise ValueError(f"truncation={self.truncation!r} must be a finite number >= 1")
+
+    def repose(self, problem: TrustRegionProblem, sample: Sample) -> TrustRegionProblem:
+        """The same problem with the tracked gradient, and the objective that it is the gradient of."""
+        here, gradient = flatten(problem.parameters), problem.gradient
+        if sample.scale == 0.0:
+            return problem  # advantages without a signal have no units to carry anything into
+        tracked, self.cosine = gradient, math.nan
+        if self.previous is not None and self.estimate is not None:
+            there = gradient_at(self.previous.to(gradient), problem, sample, self.truncation)
+            carried = self.estimate.to(gradient) / sample.scale - there
+            tracked = gradient + (1.0 - self.weight) * carried
+            self.cosine = float(th.cosine_similarity(tracked, gradient, dim=0))
+        if not th.isfinite(tracked).all():
+            self.estimate = self.previous = None  # the history begins anew
+            return problem
+        self.estimate, self.previous = tracked * sample.scale, here
+        correction = tracked - gradient
+
+        def evaluate() -> Evaluation:
+            found = problem.evaluate()
+            moved = flatten(problem.parameters) - here
+            return found._replace(objective=found.objective + float(th.dot(correction, moved)))
+
+        return problem._replace(gradient=tracked, evaluate=evaluate)
+
+    def update(self, step: NaturalStep) -> None:
+        """Nothing to learn: where the step led is seen at the next one."""
+
+    def measures(self) -> Mapping[str, float]:
+        """How far history turned the gradient."""
+        return {"tracking_cosine": self.cosine}
+
+
+def gradient_at(parameters: Tensor, problem: TrustRegionProblem, sample: Sample, truncation: float) -> Tensor:
+    """``g_t`` at ``parameters`` (P,) with ratios up to ``truncation``; the problem's own are then as before."""
+    here = flatten(problem.parameters)
+    try:
+        assign(problem.parameters, parameters)
+        gradients = [
+            sample.policy.linearize(batch.observations).gradient(batch.objective.truncated(truncation))[1]
+            for batch in sample.batches
+        ]
+    finally:
+        assign(problem.parameters, here)
+    return reduce(th.add, gradients)

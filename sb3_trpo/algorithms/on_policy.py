@@ -29,6 +29,7 @@ from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
 from sb3_trpo.algorithms.posing import Posed, Terms, pose
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
+from sb3_trpo.algorithms.replay import Rollout, experience_of
 from sb3_trpo.algorithms.resumable import ResumableAlgorithm
 from sb3_trpo.algorithms.slots import fill
 from sb3_trpo.algorithms.steps import Steps
@@ -39,6 +40,7 @@ from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.trust_region import RadiusController
 from sb3_trpo.extensions.extension import Extension, holdout, measured, reposed
+from sb3_trpo.extensions.sample_reuse import radius_factor
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
@@ -101,6 +103,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     :param ent_coef: entropy bonus in the surrogate objective, in units of advantages per nat; number or schedule
     :param entropy_floor: mean entropy in nats below which it is pulled back (see `sb3_trpo.extensions.entropy`); number
         or schedule, None for none
+    :param reuse: rollouts in one update, the present one and those before it (see `sb3_trpo.extensions.sample_reuse`):
+        lower ``n_steps`` by as much; not for policies with memory
     :raises ValueError: for an argument of a wrong type or value, an unsupported action space, or a policy whose
         distribution has no KL divergence
     """
@@ -159,6 +163,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         validation_kwargs: dict[str, Any] | None = None,
         ent_coef: float | Schedule = 0.0,
         entropy_floor: float | Schedule | None = None,
+        reuse: int = 1,
     ):
         arguments.check_arguments(locals())
         self._check_policy_name(policy)
@@ -214,6 +219,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         self.validation = validation
         self.validation_kwargs = validation_kwargs
         self.entropy_floor = entropy_floor
+        self.reuse = reuse
+        self.past_rollouts: tuple[Rollout, ...] = ()
         self._rollout_seconds = math.nan
         self._has_warned_of_scale = False
         if _init_setup_model:
@@ -245,6 +252,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             self.rollout_buffer = self._make_rollout_buffer()
         self._maybe_recommend_cpu()
         fill(self)
+        arguments.check_reuse(self.reuse, self.kind.memory)
         arguments.check_holdout(holdout(self._slots), self.n_steps, self.n_envs, self.kind.memory)
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
@@ -261,7 +269,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         radius, damping = self._radius_and_damping()
         started = time.perf_counter()
 
-        experience = self._experience()
+        experience = experience_of(self)
         actor = Actor(self.policy, experience.steps.first(2))
         problem = reposed(*self._pose_problem(actor, experience), self._slots)
         step = natural_step(
@@ -344,6 +352,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
         radius = self.radius_controller.radius(target, progress)
+        radius *= radius_factor(len(self.past_rollouts) + 1)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
         return radius, damping
@@ -426,8 +435,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        """Also the time that the last rollout took, and what was said."""
-        return [*super()._excluded_save_params(), "_rollout_seconds", "_has_warned_of_scale"]
+        """Also the time that the last rollout took, what was said, and what is in the state of training."""
+        return [*super()._excluded_save_params(), "_rollout_seconds", "_has_warned_of_scale", "past_rollouts"]
 
     def _probe_policy(self) -> Actor:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

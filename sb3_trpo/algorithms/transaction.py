@@ -17,7 +17,7 @@ from sb3_trpo.algorithms.slots import SLOTS
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 
-CHANGED = (*(slot.attribute for slot in SLOTS.values()), "_n_updates")
+CHANGED = (*(slot.attribute for slot in SLOTS.values()), "past_rollouts", "_n_updates")
 """Attributes of the algorithm that an update changes, beside the policy."""
 
 ATTEMPTS = 10

@@ -28,7 +28,7 @@ def stretches_by_a_loop(starts, stretch):
 def test_stretches_are_those_of_a_loop(stretch, monkeypatch):
     monkeypatch.setattr(module, "STRETCH", stretch)
     starts = np.random.default_rng(0).random((50, 3)) < 0.1
-    found = module._stretches(starts.astype(np.float32))
+    found = module.stretches(starts.astype(np.float32))
     offset = 0
     for env in range(3):
         expected = np.asarray(stretches_by_a_loop(starts[:, env], stretch)) + offset

@@ -94,7 +94,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         """What the environment and its wrappers remember; the reason if that cannot be captured."""
         try:
             return [_taken(layer) for layer in _gym_layers(self.env)]
-        except StateError as error:
+        except Exception as error:
             return _reason(error)
 
     def refusal_of_state(self, state: list[State]) -> str:

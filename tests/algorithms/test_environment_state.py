@@ -201,6 +201,30 @@ def test_processes_are_captured_only_by_those_who_can():
         unknown.close()
 
 
+class Odd(World):
+    """What it remembers raises when it is looked at."""
+
+    def __init__(self):
+        self.notes = Odd.Notes()
+
+    class Notes(dict):
+        """Not to be read."""
+
+        def items(self):
+            raise RuntimeError("private")
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_whatever_looking_into_an_environment_raises_its_process_lives_on(vec_env):
+    env = vec_env([lambda: Resumable(Odd())])
+    try:
+        assert capture(env).reason == "RuntimeError: private"
+        env.reset()
+        env.step(choices(env, 1)[0])
+    finally:
+        env.close()
+
+
 def test_an_environment_unlike_the_one_that_was_captured_is_refused():
     env = make_vec_env("CartPole-v1", 2, seed=1)
     env.reset()

@@ -8,6 +8,7 @@ from typing import Any
 
 from sb3_trpo.algorithms.arguments import check_integer
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.callbacks.signals import SIGNALS, EndedBySignals, Interrupted, SignalWatch
 
 
@@ -76,12 +77,12 @@ class Checkpoints(EndedBySignals):
         self.save_path.mkdir(parents=True, exist_ok=True)  # now, and not at the end, if it cannot be made
         self.model.keeps_boundaries = True
         self.model.while_learning.enter_context(self._ended_by_signals())
-        self._plan()
+        self._last = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
-        if self.save_freq and self.num_timesteps >= self._due:
-            self._plan()
+        if has_passed_multiple(self.save_freq, self._last, self.num_timesteps):
+            self._last = self.num_timesteps
             self._save()
 
     @contextmanager
@@ -97,9 +98,6 @@ class Checkpoints(EndedBySignals):
                     raise SystemExit(interrupted.exit_code) from None
         finally:
             self.model.keeps_boundaries = False
-
-    def _plan(self) -> None:
-        self._due = (self.num_timesteps // self.save_freq + 1) * self.save_freq if self.save_freq else 0
 
     def _save(self) -> None:
         step = self.model.resumes_at

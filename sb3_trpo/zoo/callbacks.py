@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.evaluation.scores import Score, read_scores, write_scores
 from sb3_trpo.zoo.console import progress_bar
 from sb3_trpo.zoo.errors import UsageError
@@ -42,11 +43,11 @@ class Saver(BaseCallback):
         return self.evaluations[-1][0] if self.evaluations else 0
 
     def _on_training_start(self) -> None:
-        self.due = (self.num_timesteps // self.save_freq + 1) * self.save_freq if self.save_freq > 0 else 0
+        self.last_saved = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        if self.save_freq > 0 and self.num_timesteps >= self.due:
-            self._on_training_start()
+        if has_passed_multiple(self.save_freq, self.last_saved, self.num_timesteps):
+            self.last_saved = self.num_timesteps
             save_checkpoint(self.model, self.run.checkpoint(self.num_timesteps))
 
     def _on_step(self) -> bool:

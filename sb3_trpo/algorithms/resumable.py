@@ -21,8 +21,7 @@ class ResumableAlgorithm(SavedAlgorithm):
     read_to_go_on: ClassVar[tuple[str, ...]] = ("_training_state",)
     while_learning: ExitStack
     """Closed when `learn` ends, in whatever way: for callbacks that have something to undo then."""
-    keeps_boundaries: bool = False
-    """Whether the state at the start of every rollout is kept, from which an interrupted training goes on exactly."""
+    _keeps_boundaries: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -63,6 +62,11 @@ class ResumableAlgorithm(SavedAlgorithm):
         """Write the log; iterations are counted through where a training goes on."""
         super().dump_logs(iteration and self._n_updates - self._n_updates_at_start + 1)
 
+    def keep_boundaries(self) -> None:
+        """Until `learn` ends, keep the state at the start of every rollout: a model saved later goes on from there."""
+        self._keeps_boundaries = True
+        self.while_learning.callback(setattr, self, "_keeps_boundaries", False)
+
     @property
     def timesteps_left(self) -> int:
         """Environment steps that were asked of the last `learn` and not made: with which a loaded model goes on."""
@@ -85,7 +89,7 @@ class ResumableAlgorithm(SavedAlgorithm):
 
     def _note_boundary(self) -> None:
         """A rollout begins: note the state if it is to be kept."""
-        if self.keeps_boundaries:
+        if self._keeps_boundaries:
             self._boundary = TrainingState.of(self)
 
     @property
@@ -109,7 +113,7 @@ class ResumableAlgorithm(SavedAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         """Also what belongs to the running `learn`."""
-        return [*super()._excluded_save_params(), "_boundary", "keeps_boundaries", "while_learning"]
+        return [*super()._excluded_save_params(), "_boundary", "_keeps_boundaries", "while_learning"]
 
     def _restore(self, file: SavedModel, device: th.device | str) -> None:
         """Also count as the state of training does that was in the file.

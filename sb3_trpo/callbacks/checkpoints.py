@@ -75,7 +75,6 @@ class Checkpoints(EndedBySignals):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self.save_path.mkdir(parents=True, exist_ok=True)  # now, and not at the end, if it cannot be made
-        self.model.keeps_boundaries = True
         self.model.while_learning.enter_context(self._ended_by_signals())
         self._last = self.num_timesteps
 
@@ -88,16 +87,13 @@ class Checkpoints(EndedBySignals):
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
         """While `learn` runs."""
-        try:
-            with self.watch:
-                try:
-                    yield
-                except Interrupted as interrupted:
-                    self.watch.raises_at_once = False
-                    self._save()
-                    raise SystemExit(interrupted.exit_code) from None
-        finally:
-            self.model.keeps_boundaries = False
+        with self.watch:
+            try:
+                yield
+            except Interrupted as interrupted:
+                self.watch.raises_at_once = False
+                self._save()
+                raise SystemExit(interrupted.exit_code) from None
 
     def _save(self) -> None:
         step = self.model.resumes_at

@@ -8,6 +8,8 @@ from types import FrameType
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_trpo.algorithms.resumable import ResumableAlgorithm
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """What schedulers send to a job that has to go: at its time limit, or when somebody else needs the machine."""
 
@@ -87,7 +89,8 @@ class SignalWatch:
 class EndedBySignals(BaseCallback):
     """Has a training end by what ``watch`` notes: between two steps of a rollout, or anywhere else.
 
-    An update is all or nothing, and may take long: it does not go on to its end.
+    An update is all or nothing, and may take long: it does not go on to its end. Algorithms of ours keep the state at
+    the start of the rollout, from which a model that is saved then goes on.
     """
 
     def __init__(self, watch: SignalWatch, verbose: int = 0):
@@ -96,6 +99,8 @@ class EndedBySignals(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.watch.raises_at_once = True
+        if isinstance(self.model, ResumableAlgorithm):
+            self.model.keep_boundaries()
 
     def _on_rollout_start(self) -> None:
         self.watch.poll()

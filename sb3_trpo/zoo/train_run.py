@@ -202,7 +202,6 @@ def _learn(
             last=saver.last_evaluated, poll=watch.poll,
         )  # fmt: skip
         bar = stack.enter_context(TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show or in_lines))
-        model.keeps_boundaries = True  # type: ignore[attr-defined]  # noticed by our own
         try:
             model.learn(
                 total - model.num_timesteps,

@@ -26,7 +26,7 @@ def test_they_are_saved_between_updates_at_multiples_of_the_frequency(tmp_path):
     other = load("CartPole", Checkpoints.latest(tmp_path, "cart"))
     other.learn(other.timesteps_left, reset_num_timesteps=False)
     assert_same_training(model, other)
-    assert not model.keeps_boundaries
+    assert not model._keeps_boundaries
 
 
 def test_some_of_them_are_kept(tmp_path, capsys):

@@ -85,7 +85,7 @@ def restore(env: VecEnv, state: State) -> None:
 
 
 class Resumable(gym.Wrapper[Any, Any, Any, Any]):
-    """Around an environment, of need in a process of its own: captures its state, and restores it, where it is.
+    """Around an environment, be it in a process of its own: captures its state, and restores it, where it is.
 
     What is wrong is returned and not raised, for an exception would end that process.
     """

@@ -72,18 +72,27 @@ class Saver(BaseCallback):
 
     def go_on_from(self, step: int) -> None:
         """Read the evaluations up to the checkpoint that the run goes on from; those after it are made again."""
-        try:
-            with np.load(self.run.folder / "evaluations.npz") as saved:
-                columns = (saved["timesteps"].tolist(), saved["results"], saved["ep_lengths"])
-            scores = read_scores(self.run.folder / SCORES)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UsageError(f"evaluations of {self.run.folder} cannot be read: {error}") from error
-        self.best = float(columns[1].mean(1).max())  # of the model that is there, be it from after the checkpoint
-        self.evaluations = [row for row in zip(*columns, strict=True) if row[0] <= step]
+        evaluations, scores = read_evaluations(self.run)
+        # of the model that is there, be it from after the checkpoint
+        self.best = max((float(returns.mean()) for _, returns, _ in evaluations), default=-np.inf)
+        self.evaluations = [row for row in evaluations if row[0] <= step]
         self.scores = [score for score in scores if score.step <= step]
         self.seconds_before = max((score.wall_s for score in self.scores), default=0.0)
+
+
+def read_evaluations(run: Run) -> tuple[list[tuple[int, Any, Any]], list[Score]]:
+    """What a `Saver` wrote: step, returns and lengths of each evaluation, and the table of scores.
+
+    :raises UsageError: when they are there and cannot be read
+    """
+    try:
+        with np.load(run.folder / "evaluations.npz") as saved:
+            columns = (saved["timesteps"].tolist(), saved["results"], saved["ep_lengths"])
+        return [*zip(*columns, strict=True)], read_scores(run.folder / SCORES)
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"evaluations of {run.folder} cannot be read: {error}") from error
 
 
 class TrainingBar(BaseCallback):

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.zoo.masks import predictor
 
 
@@ -78,7 +79,7 @@ class PeriodicEvaluation(BaseCallback):
         self.last = self.num_timesteps if self.last_before is None else self.last_before
 
     def _on_rollout_start(self) -> None:
-        if self.every > 0 and self.num_timesteps >= (self.last // self.every + 1) * self.every:
+        if has_passed_multiple(self.every, self.last, self.num_timesteps):
             self._evaluate()
 
     def _on_step(self) -> bool:

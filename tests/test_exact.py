@@ -167,11 +167,11 @@ def test_the_gradient_is_the_derivative_of_the_return(problem):
 @pytest.mark.parametrize("cls", PROBLEMS)
 def test_the_surrogate_of_few_episodes_has_the_policy_gradient_for_its_mean(cls, monte_carlo, discount):
     """No bias for any number of episodes: the mean over batches of ten is the gradient of J over Gamma."""
-    problem, generator = moved(cls, seed=5, discount=discount, horizon=10), seeded(0)
-    gradients = []
-    for _ in range(400):
-        episodes = problem.sample(10, generator)
-        gradients.append(gradient_of(problem, episodes.with_monte_carlo_advantages() if monte_carlo else episodes))
+    problem = moved(cls, seed=5, discount=discount, horizon=10)
+    batches = problem.sample(4000, seeded(0)).split(10)
+    gradients = [
+        gradient_of(problem, batch.with_monte_carlo_advantages() if monte_carlo else batch) for batch in batches
+    ]
     assert problem.effective_horizon == pytest.approx(10.0 if discount == 1.0 else (1 - 0.9**10) / 0.1)
     within_errors(th.stack(gradients), problem.exact_gradient() / problem.effective_horizon, resolution=0.15)
 
@@ -187,7 +187,7 @@ def test_monte_carlo_advantages_are_those_of_gae_with_lambda_one_and_noisier_tha
     noisy = episodes.with_monte_carlo_advantages()
     assert_close(by_episode(problem, noisy.advantages).T, th.as_tensor(expected.copy()))
     exact = problem.exact_gradient() / problem.effective_horizon
-    samples = [problem.sample(10, seeded(seed)) for seed in range(20)]
+    samples = problem.sample(200, seeded(1)).split(10)
     errors = [
         sum(float((gradient_of(problem, sample) - exact).square().sum()) for sample in kind)
         for kind in (samples, [sample.with_monte_carlo_advantages() for sample in samples])
@@ -331,10 +331,10 @@ def test_the_fisher_matrix_is_the_covariance_of_the_score_and_the_mean_of_those_
     products = by_episode(problem, shares * each.unsqueeze(2) * each.unsqueeze(1)).sum(1)
     within_errors(products, exact, resolution=0.1)
 
-    matrices, generator = [], seeded(1)
-    for _ in range(200):
-        product = constrained_problem(problem, batches_of(problem.sample(2, generator))).fisher_vector_product
-        matrices.append(dense(product, len(exact)))
+    matrices = [
+        dense(constrained_problem(problem, batches_of(batch)).fisher_vector_product, len(exact))
+        for batch in problem.sample(400, seeded(1)).split(2)
+    ]
     within_errors(th.stack(matrices), exact, resolution=0.1)
 
 
@@ -362,6 +362,22 @@ def test_episodes_are_whole_and_say_where_they_begin(problem, n_episodes, seed):
             assert th.equal(episodes.next_observations[row], episodes.observations[row + 1])
     assert all(th.equal(a, b) for a, b in zip(episodes, problem.sample(n_episodes, seeded(seed)), strict=True))
     assert not th.equal(episodes.rewards, problem.sample(n_episodes, seeded(seed + 1)).rewards)
+
+
+@given(problems(), st.integers(1, 3), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_a_split_sample_is_several_samples(problem, n_batches, n_episodes):
+    whole, rows = problem.sample(n_batches * n_episodes, seeded(0)), n_episodes * problem.horizon
+    pieces, one = whole.split(n_episodes), problem.sample(n_episodes, seeded(1))
+    assert len(pieces) == n_batches
+    for k, piece in enumerate(pieces):
+        assert_close(piece.weights, one.weights)
+        assert th.equal(piece.times, one.times)
+        assert th.equal(piece.clusters, one.clusters)
+        for name in {*whole._fields} - {"weights", "times", "clusters"}:
+            assert th.equal(getattr(piece, name), getattr(whole, name)[k * rows : (k + 1) * rows])
+    with pytest.raises(ValueError, match=f"n_episodes={n_batches * n_episodes + 1} must divide"):
+        whole.split(n_batches * n_episodes + 1)
 
 
 @pytest.mark.parametrize("cls", PROBLEMS)

@@ -128,7 +128,7 @@ class LinearQuadratic(ExactProblem):
     def step(self, states: Tensor, actions: Tensor, generator: th.Generator) -> tuple[Tensor, Tensor]:
         """``-(x^T Q x + u^T R u)`` and ``A x + B u + L xi``."""
         A, B, Q, R, L, _ = self.model
-        xi = self._normal(*states.shape, generator)
+        xi = self._normal(len(states), len(A), generator)
         return -(_quadratic(Q, states) + _quadratic(R, actions)), states @ A.mT + actions @ B.mT + xi @ L.mT
 
     def _second_moments(self, gain: Tensor, log_std: Tensor) -> Tensor:

@@ -62,6 +62,19 @@ class Episodes(NamedTuple):
         """The same steps with ``returns - values`` for advantages: their mean is exact, their noise a training's."""
         return self._replace(advantages=self.returns - self.values)
 
+    def split(self, n_episodes: int) -> list["Episodes"]:
+        """Independent samples of ``n_episodes`` each, as if each had been sampled for itself, but at once.
+
+        :raises ValueError: when the episodes cannot be dealt out evenly
+        """
+        total = int(self.clusters[-1]) + 1
+        if n_episodes < 1 or total % n_episodes:
+            raise ValueError(f"n_episodes={n_episodes!r} must divide the {total} episodes of the sample")
+        rows = zip(*(column.split(n_episodes * len(column) // total) for column in self), strict=True)
+        pieces = (Episodes(*columns) for columns in rows)
+        share = total / n_episodes
+        return [p._replace(weights=share * p.weights, clusters=p.clusters - p.clusters[0]) for p in pieces]
+
 
 def batches_of(episodes: Episodes) -> list[Batch]:
     """All of ``episodes`` as the one batch of `sb3_trpo.core.problem.constrained_problem`."""

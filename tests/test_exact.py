@@ -309,8 +309,8 @@ def second_moments(problem):
     closed, std = A + B @ problem.gain.detach(), problem.log_std.detach().exp()
 
     def carried(shock, steps):
-        moved = th.linalg.matrix_power(closed, steps) @ shock
-        return moved @ moved.mT
+        root = th.linalg.matrix_power(closed, steps) @ shock
+        return root @ root.mT
 
     return th.stack(
         [
@@ -416,8 +416,8 @@ def test_no_policy_is_better_than_the_optimum(problem):
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.5])
-def test_the_optimum_is_the_best_of_all_policies(discount):
-    """Of a process all deterministic ones that see the time; of a regulator of one step the least squares."""
+def test_the_optimum_of_a_process_is_the_best_of_all_plans(discount):
+    """All deterministic policies that see the time."""
     tabular = Tabular.random(1, n_states=2, n_actions=2, horizon=3, discount=discount)
     transitions, rewards, start, _ = tabular.model
     rows, best = th.arange(2), -math.inf
@@ -429,14 +429,30 @@ def test_the_optimum_is_the_best_of_all_policies(discount):
         best = max(best, total)
     assert tabular.optimal_return() == pytest.approx(best)
 
-    regulator = LinearQuadratic.random(1, horizon=2, discount=discount)
-    A, B, Q, R, L, L_0 = regulator.model
-    gain = -discount * th.linalg.solve(R + discount * B.mT @ Q @ B, B.mT @ Q @ A)  # of the first step; the last is idle
-    closed = A + B @ gain
-    cost = Q + gain.mT @ R @ gain + discount * closed.mT @ Q @ closed
-    assert regulator.optimal_return() == pytest.approx(
-        -float(th.trace(cost @ L_0 @ L_0.mT) + discount * th.trace(Q @ L @ L.mT))
+
+@pytest.mark.parametrize("discount", [1.0, 0.5])
+def test_the_optimum_of_a_regulator_is_that_of_each_shock_by_itself(discount):
+    """Certainty equivalence: from each shock on, all actions are one least-squares problem."""
+    regulator = LinearQuadratic.random(1, n_states=3, horizon=4, discount=discount)
+    L, L_0 = regulator.model.noise, regulator.model.start
+    cost = th.trace(L_0.mT @ least_cost(regulator, 4) @ L_0)
+    for t in range(1, 4):
+        cost = cost + discount**t * th.trace(L.mT @ least_cost(regulator, 4 - t) @ L)
+    assert regulator.optimal_return() == pytest.approx(-float(cost))
+
+
+def least_cost(regulator, steps):
+    """C (n, n): ``x^T C x`` is the least cost of ``steps`` steps from x without noise, all actions chosen at once."""
+    A, B, Q, R, _, _ = regulator.model
+    powers = [th.linalg.matrix_power(A, k) for k in range(steps)]
+    free = th.cat(powers)
+    forced = th.cat(
+        [th.cat([powers[k - 1 - j] @ B if j < k else th.zeros_like(B) for j in range(steps)], 1) for k in range(steps)]
     )
+    discounts = th.diag(regulator.discount ** th.arange(steps, dtype=th.float64))
+    Q, R = th.kron(discounts, Q), th.kron(discounts, R)
+    cross = forced.mT @ Q @ free
+    return free.mT @ Q @ free - cross.mT @ th.linalg.solve(forced.mT @ Q @ forced + R, cross)
 
 
 @pytest.mark.parametrize("seed", range(3))

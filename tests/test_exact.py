@@ -86,10 +86,10 @@ def sigma_points(factor):
 @pytest.mark.parametrize("cls", PROBLEMS)
 def test_the_return_is_the_mean_of_what_episodes_get(cls, discount):
     problem = moved(cls, seed=1, discount=discount)
-    episodes = problem.sample(20_000, seeded(0))
+    episodes = problem.sample(5000, seeded(0))
     returns = (by_episode(problem, episodes.rewards) * problem.discounts).sum(1)
     assert_close(by_episode(problem, episodes.returns)[:, 0], returns)
-    within_errors(returns, th.tensor(problem.exact_return(), dtype=th.float64), resolution=0.02)
+    within_errors(returns, th.tensor(problem.exact_return(), dtype=th.float64), resolution=0.03)
 
 
 def trajectories(problem):

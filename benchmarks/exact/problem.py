@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sb3_trpo.core.distributions import MetricDistribution
 from sb3_trpo.core.fisher import AutogradJacobian, GaussNewton
-from sb3_trpo.core.problem import Batch
+from sb3_trpo.core.problem import SurrogateBatch
 from sb3_trpo.core.surrogate import Surrogate
 
 
@@ -76,10 +76,10 @@ class Episodes(NamedTuple):
         return [p._replace(weights=share * p.weights, clusters=p.clusters - p.clusters[0]) for p in pieces]
 
 
-def batches_of(episodes: Episodes) -> list[Batch]:
+def batches_of(episodes: Episodes) -> list[SurrogateBatch]:
     """All of ``episodes`` as the one batch of `sb3_trpo.core.problem.constrained_problem`."""
     surrogate = Surrogate(episodes.actions, episodes.log_prob, episodes.advantages, episodes.weights)
-    return [Batch(episodes.observations, episodes.weights, surrogate)]
+    return [SurrogateBatch(episodes.observations, episodes.weights, surrogate, episodes.clusters)]
 
 
 class ExactProblem(ABC):

@@ -93,12 +93,14 @@ class ProcessNoise:
         self._algorithm, self._process = algorithm, process
 
     def sampler(self, head: Head, n_steps: int) -> Sample:
-        """With the std (A,) that holds for the rollout."""
+        """With the std of the rollout, a row for each environment: numpy broadcasts small rows slowly."""
         assert isinstance(head, Gaussian)
-        std, process = head.log_std.detach().exp().numpy(), self._process
+        std, process = np.tile(head.log_std.detach().exp().numpy(), (self._algorithm.n_envs, 1)), self._process
 
         def sample(mean: Array, step: int, episode_starts: Array) -> Array:
-            return np.ascontiguousarray(mean.T + std * process.next(episode_starts))
+            actions: Array = std * process.next(episode_starts)
+            actions += mean.T
+            return actions
 
         return sample
 

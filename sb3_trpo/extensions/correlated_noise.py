@@ -21,6 +21,9 @@ import numpy as np
 
 from sb3_trpo.core.activations import Array
 
+AHEAD = 64
+"""Steps that a process with a short memory is run ahead."""
+
 
 class NoiseProcess(Protocol):
     """The slot: streams of standard normal numbers. What they remember are attributes, which are saved."""
@@ -29,19 +32,10 @@ class NoiseProcess(Protocol):
         """Begin E streams of A numbers a step, drawn from ``generator``, which is the process's own from now on."""
 
     def next(self, episode_starts: Array) -> Array:
-        """The numbers (E, A) of the coming step; the streams where ``episode_starts`` (E,) is true begin with it."""
+        """The numbers (E, A) of the coming step; the streams where ``episode_starts`` (E,) is true begin with it.
 
-
-class WhiteNoise:
-    """Independent from step to step, as the policy's own noise, but from the generator of a process."""
-
-    def begin(self, n_envs: int, n_dims: int, generator: np.random.Generator) -> None:
-        """Nothing is remembered."""
-        self._generator, self._shape = generator, (n_envs, n_dims)
-
-    def next(self, episode_starts: Array) -> Array:
-        """Standard normal (E, A)."""
-        return self._generator.standard_normal(self._shape, np.float32)
+        Only to be read, and only until the next call.
+        """
 
 
 @dataclass
@@ -50,36 +44,69 @@ class OrnsteinUhlenbeckNoise:
 
     .. math:: x_{t+1} = \phi x_t + \sqrt{1 - \phi^2} \, \xi_t, \quad \phi = e^{-1 / \tau}, \quad x_0, \xi_t \sim N(0, 1)
 
-    so that ``E[x_t x_{t+k}] = phi^k``. Differs from `OrnsteinUhlenbeckActionNoise` of Stable-Baselines3, which takes
-    Euler steps from zero: its variance grows from 0 to something that depends on the step, and is 1 at no time.
+    so that ``E[x_t x_{t+k}] = phi^k``. It is run `AHEAD` steps at a time, for their numbers are linear in the last one
+    and in xi. Differs from `OrnsteinUhlenbeckActionNoise` of Stable-Baselines3, which takes Euler steps from zero: the
+    variance there begins at nothing and tends to one that depends on sigma, theta and dt.
 
     :param correlation_time: tau in steps, ``1 / (theta * dt)`` of the usual parameters; by default that of DDPG,
-        theta = 0.15 and dt = 1 (Lillicrap et al. 2016)
-    :raises ValueError: when it is not positive and finite
+        theta = 0.15 and dt = 1 (Lillicrap et al. 2016); 0 is white
+    :raises ValueError: when it is negative or not finite
     """
 
     correlation_time: float = 1 / 0.15
 
     def __post_init__(self) -> None:
         """Refuse what is no time."""
-        if not (math.isfinite(self.correlation_time) and self.correlation_time > 0.0):
-            raise ValueError(f"correlation_time={self.correlation_time!r} must be a finite number of steps > 0")
+        if not (math.isfinite(self.correlation_time) and self.correlation_time >= 0.0):
+            raise ValueError(f"correlation_time={self.correlation_time!r} must be a finite number of steps >= 0")
 
     def begin(self, n_envs: int, n_dims: int, generator: np.random.Generator) -> None:
         """Each stream begins in the stationary distribution."""
         self._generator = generator
-        self._state = generator.standard_normal((n_envs, n_dims), np.float32)
+        self._ahead = generator.standard_normal((1, n_envs, n_dims), np.float32)
+        self._at = 0
 
     def next(self, episode_starts: Array) -> Array:
-        """``phi x + sqrt(1 - phi^2) xi``; where an episode starts xi alone."""
-        xi = self._generator.standard_normal(self._state.shape, np.float32)
-        phi, scale = math.exp(-1.0 / self.correlation_time), math.sqrt(-math.expm1(-2.0 / self.correlation_time))
-        state: Array = phi * self._state + scale * xi
+        """A row of what was run ahead."""
+        if self._at == len(self._ahead):
+            self._run_ahead()
         if np.count_nonzero(episode_starts):
-            starting = np.flatnonzero(episode_starts)
-            state[starting] = xi[starting]
-        self._state = state
-        return state
+            self._start(np.flatnonzero(episode_starts))
+        row: Array = self._ahead[self._at]
+        self._at += 1
+        return row
+
+    def _run_ahead(self) -> None:
+        """``x_k = phi^k x_0 + sum_j phi^(k-j) sqrt(1 - phi^2) xi_j`` for k = 1, ..., `AHEAD`."""
+        decay, response = _recursion(self.correlation_time)
+        last = self._ahead[-1]
+        xi = self._generator.standard_normal((AHEAD, last.size), np.float32)
+        self._ahead = (response @ xi + np.outer(decay[1:], last)).reshape(AHEAD, *last.shape)
+        self._at = 0
+
+    def _start(self, envs: Array) -> None:
+        """Other numbers x_0 now, and what becomes of the difference: it decays like everything else."""
+        decay, _ = _recursion(self.correlation_time)
+        ahead = self._ahead[self._at :, envs]
+        change = self._generator.standard_normal(ahead[0].shape, np.float32) - ahead[0]
+        self._ahead[self._at :, envs] = ahead + decay[: len(ahead), None, None] * change
+
+
+@dataclass
+class WhiteNoise(OrnsteinUhlenbeckNoise):
+    """Independent from step to step, as the policy's own noise, but from the generator of a process."""
+
+    correlation_time: float = field(default=0.0, init=False)
+
+
+@cache
+def _recursion(correlation_time: float) -> tuple[Array, Array]:
+    """Of k steps: ``phi^k`` for k = 0, ..., `AHEAD`, and the matrix of ``sqrt(1 - phi^2) phi^(k-j)`` for j <= k."""
+    phi = math.exp(-1.0 / correlation_time) if correlation_time else 0.0
+    decay = np.float32(phi) ** np.arange(AHEAD + 1)
+    lags = np.subtract.outer(np.arange(AHEAD), np.arange(AHEAD))
+    response = math.sqrt(1.0 - phi * phi) * np.where(lags >= 0, decay[np.abs(lags)], 0.0)
+    return decay.astype(np.float32), response.astype(np.float32)
 
 
 @dataclass

@@ -150,7 +150,4 @@ def _gaussian_actions(distribution: Any, noise: Array) -> Tensor:
     """mu + sigma x (E, A) of Stable-Baselines3's diagonal Gaussian, or tanh of it."""
     mean, std = distribution.distribution.mean, distribution.distribution.stddev
     gaussian: Tensor = mean + std * th.as_tensor(noise, dtype=mean.dtype, device=mean.device)
-    if isinstance(distribution, SquashedDiagGaussianDistribution):
-        distribution.gaussian_actions = gaussian  # which the log-probability of these actions is that of
-        return gaussian.tanh()
-    return gaussian
+    return gaussian.tanh() if isinstance(distribution, SquashedDiagGaussianDistribution) else gaussian

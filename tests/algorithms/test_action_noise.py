@@ -164,17 +164,19 @@ def test_the_noise_of_a_rollout_is_correlated_within_episodes_and_not_across():
 
 
 def test_a_seed_decides_and_another_makes_another():
-    def actions(seed, again=None):
-        model = make("box", "colored", seed=seed)
-        if again is not None:
-            model.set_random_seed(again)
-        collect(model, 1)
-        return model.rollout_buffer.actions
+    def numbers(model, n_steps=3):
+        return [model.noise_process.next(np.zeros(3, bool)).copy() for _ in range(n_steps)]
 
-    assert np.array_equal(actions(1), actions(1))
-    assert np.array_equal(actions(1, again=2), actions(1, again=2))
-    assert not np.isclose(actions(1), actions(2)).any()
-    assert not np.isclose(actions(1), actions(1, again=2)).any()
+    one, same, other = (make("box", "colored", seed=seed) for seed in (1, 1, 2))
+    first = numbers(one)
+    assert np.array_equal(first, numbers(same))
+    assert not np.isclose(first, numbers(other)).any()
+    assert not np.isclose(first, numbers(one)).any()
+    one.set_random_seed(5)
+    five = numbers(one)
+    other.set_random_seed(5)
+    assert np.array_equal(five, numbers(other))
+    assert not np.isclose(five, first).any()
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,24 @@ def test_the_next_piece_is_independent_of_the_one_before():
         assert np.abs(one @ one.T / N)[0, 1] > 0.3
 
 
+def test_a_piece_that_began_later_also_ends_later():
+    """Half of the streams begin again at step 10: of the pieces of 16 steps theirs is whole from there to step 25."""
+    starts = starting_at(32, N)
+    starts[10, N // 2 :] = True
+    drawn = rows(begun(ColoredNoise(1.0, 16), N), starts)[..., 0]
+    for streams, ends in ((drawn[:, : N // 2], {16}), (drawn[:, N // 2 :], {10, 26})):
+        for step in range(1, 32):
+            correlation = np.corrcoef(streams[step - 1 : step + 1])[0, 1]
+            assert abs(correlation) < 0.1 if step in ends else correlation > 0.3, step
+
+
+@every
+def test_streams_begin_by_themselves_where_no_start_is_told(name):
+    drawn = rows(begun(PROCESSES[name](), N), np.zeros((3, N), bool))[..., 0]
+    for step in range(3):
+        assert stats.kstest(drawn[step], "norm").pvalue > 1e-5
+
+
 @pytest.mark.parametrize("correlation_time", [0.0, 0.3, 1 / 0.15, 50.0])
 def test_an_ornstein_uhlenbeck_process_has_an_exponential_autocorrelation(correlation_time):
     """Through what is run ahead, and none across a reset: E[x_i x_j] = phi^|i - j| on either side."""

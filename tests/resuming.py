@@ -29,6 +29,14 @@ KINDS = {
         RecurrentTRPO, "MlpLstmPolicy", lambda: environments("CartPole-v1"), {"policy_kwargs": {"lstm_hidden_size": 4}},
     ),
     "gSDE": (TRPO, "MlpPolicy", lambda: environments("Pendulum-v1"), {"use_sde": True, "sde_sample_freq": 4}),
+    "colored noise": (
+        TRPO, "MlpPolicy", lambda: environments("Hopper-v5", True),
+        {"action_noise": "colored", "action_noise_kwargs": {"period": 16}},
+    ),
+    "memory and noise": (
+        RecurrentTRPO, "MlpLstmPolicy", lambda: environments("Pendulum-v1"),
+        {"policy_kwargs": {"lstm_hidden_size": 4}, "action_noise": "ou", "fast_rollout": False},
+    ),
     "plain loop": (TRPO, "MlpPolicy", lambda: environments("CartPole-v1"), {"fast_rollout": False}),
     "masks and memory": (
         MaskableRecurrentTRPO, "MlpLstmPolicy", lambda: make_vec_env(masked_walk, 2, seed=3),

@@ -219,6 +219,8 @@ def cases(draw, algorithms=ALGORITHMS):
     arguments = {**draw(arguments_in_range(n_envs, algorithm)), **exploration}
     if policy_kwargs.get("squash_output") and algorithm in WITH_MEMORY:
         arguments["fast_rollout"] = True  # the other loop is refused
+    if isinstance(action_space, spaces.Box) and not arguments.get("use_sde"):
+        arguments["action_noise"] = draw(st.sampled_from([None, "white", "colored", "pink", "ou"]))
     odds = draw(st.tuples(*[st.sampled_from([0.0, 0.1, 0.5, 1.0])] * 2))
     scale = draw(st.sampled_from([0.0, 1.0, 1e-6, 1e6]))
     return Case(algorithm, action_space, observation_space, n_envs, odds, scale, policy_kwargs, arguments)
@@ -266,6 +268,8 @@ BAD_ARGUMENTS = {
     "radius_kwargs": st.sampled_from([{"nonsense": 1}, [1], "x"]),
     "critic": st.sampled_from(["best", None, 1.0, dict]),
     "critic_kwargs": st.sampled_from([{"nonsense": 1}, [1], "x"]),
+    "action_noise": st.sampled_from(["brown", 1.0, dict]),
+    "action_noise_kwargs": st.sampled_from([{"nonsense": 1}, [1], "x"]),
     "fast_rollout": st.sampled_from([None, 1, "yes"]),
     "cg_preconditioner": st.sampled_from(["jacobi", 1]),
     "seed": st.one_of(st.integers(max_value=-1), st.sampled_from([1.5, "0", True])),

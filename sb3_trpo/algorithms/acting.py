@@ -13,12 +13,13 @@ from torch import Tensor
 
 from sb3_trpo.algorithms.action_distribution import action_head, masked
 from sb3_trpo.algorithms.critic import value_function
+from sb3_trpo.algorithms.exploration import exploration_of
 from sb3_trpo.algorithms.perceptrons import actor_mlp
 from sb3_trpo.algorithms.steps import Steps, even_slices, select
 from sb3_trpo.core.activations import Array
 from sb3_trpo.core.folded_mlp import FoldedMlp
 from sb3_trpo.core.mlp import Mlp
-from sb3_trpo.core.sampling import Head, sampler
+from sb3_trpo.core.sampling import Head
 
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
@@ -122,7 +123,7 @@ class WithoutMemory:
 
 
 class Chooser:
-    """Chooses actions by what a perceptron says, with noise drawn beforehand for a whole rollout.
+    """Chooses actions by what a perceptron says, with noise that is drawn beforehand.
 
     :param head: what turns the perceptron's output into action distributions
     :param output: where the perceptron writes its output (K, E)
@@ -132,9 +133,9 @@ class Chooser:
         self._shape = (algorithm.n_envs, *algorithm.action_space.shape)  # type: ignore[misc]
         self._output = output
         self._numbers = output.reshape(-1)
-        self._sampler = sampler(head(th.empty(0, len(output))), n_steps, algorithm.n_envs)
+        self._sample = exploration_of(algorithm).sampler(head(th.empty(0, len(output))), n_steps)
 
-    def choose(self, masks: Array | None, step: int) -> Array:
+    def choose(self, episode_starts: Array, masks: Array | None, step: int) -> Array:
         """The actions (E, ...) of a step; the output is overwritten where it is masked.
 
         :raises ValueError: when the output is NaN or infinite; -inf is a mask where it is a logit
@@ -145,7 +146,7 @@ class Chooser:
             _refuse_what_is_not_finite(self._output, step)
         if masks is not None:
             np.copyto(self._output, -np.inf, where=~masks.T)
-        return self._sampler.sample(self._output, step).reshape(self._shape)
+        return self._sample(self._output, step, episode_starts).reshape(self._shape)
 
 
 class PerceptronActing(WithoutMemory):
@@ -166,7 +167,7 @@ class PerceptronActing(WithoutMemory):
         """One forward pass in numpy and one addition."""
         self._rows[:] = observations.reshape(self._rows.shape)
         self._folded.forward(self._columns)
-        return self._chooser.choose(masks, step)
+        return self._chooser.choose(episode_starts, masks, step)
 
     def log_prob(self, steps: Steps, actions: Tensor) -> Tensor:
         """In closed form."""
@@ -181,6 +182,7 @@ class PolicyActing(WithoutMemory):
 
     def __init__(self, algorithm: "TrustRegionAlgorithm"):
         super().__init__(algorithm)
+        self._exploration = exploration_of(algorithm)
         self._n_envs = algorithm.n_envs
         self._sde_sample_freq = algorithm.sde_sample_freq if algorithm.use_sde else -1
         self._shape = (-1, *algorithm.action_space.shape)  # type: ignore[misc]
@@ -192,8 +194,8 @@ class PolicyActing(WithoutMemory):
             self._policy.reset_noise(self._n_envs)
         allowed = None if masks is None else th.as_tensor(masks, device=self._device)
         distribution = Steps(obs_as_tensor(observations, self._device), allowed).action_distribution(self._policy)
-        actions: Array = distribution.get_actions().reshape(self._shape).cpu().numpy()
-        return actions
+        actions = self._exploration.actions(distribution, episode_starts)
+        return actions.reshape(self._shape).cpu().numpy()
 
     def log_prob(self, steps: Steps, actions: Tensor) -> Tensor:
         """By the policy's own distribution."""

@@ -270,6 +270,18 @@ def check_exploration(use_sde: bool, space: Any) -> None:
         raise ValueError(f"use_sde={use_sde!r} is for continuous actions, and {space} has none: leave it False")
 
 
+def check_action_noise(action_noise: Any, use_sde: bool, space: Any) -> None:
+    """Refuse a noise process where nothing continuous is explored, or something else explores."""
+    if action_noise is None:
+        return
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"action_noise={action_noise!r} is for continuous actions, and {space} has none: leave it None"
+        )
+    if use_sde:
+        raise ValueError(f"action_noise={action_noise!r} and use_sde=True are two ways to explore: choose one of them")
+
+
 def check_entropy(ent_coef: Any, entropy_floor: Any, entropy: Any) -> None:
     """Refuse an objective with an entropy that has no closed form: ``entropy`` is None then."""
     if entropy is None and (callable(ent_coef) or ent_coef != 0.0 or entropy_floor is not None):

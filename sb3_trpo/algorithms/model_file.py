@@ -1,6 +1,6 @@
 """Files of saved models: which class saved them, and the attributes that the loaded model is to have."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch as th
@@ -53,6 +53,7 @@ def attributes_of(
             kwargs.setdefault(slot.attribute, None)  # build the new one instead of restoring the saved one
     replaced = REBUILT | (kwargs.keys() - {"policy_kwargs"})
     attributes = file.decoded([name for name in file.attributes if name not in replaced], trust, custom_objects)
+    _forget(attributes.get("_training_state"), {slot.attribute for slot in SLOTS.values()} & kwargs.keys())
     _refuse_strange_attributes(file, cls, attributes)
     is_contribs = "cg_tolerance" not in file.attributes
     if is_contribs:
@@ -62,6 +63,14 @@ def attributes_of(
             attributes.update(current_observation_space(attributes, env))
         _refuse_other_environments(file, attributes, env)
     return {**attributes, "policy_kwargs": _policy_kwargs(file, attributes, kwargs), **kwargs}
+
+
+def _forget(training_state: Any, names: Iterable[str]) -> None:
+    """Take attributes out of a state of training, if it is one, that the loaded model is to have from elsewhere."""
+    saved = training_state.get("attributes") if isinstance(training_state, dict) else None
+    if isinstance(saved, dict):
+        for name in names:
+            saved.pop(name, None)
 
 
 def _policy_kwargs(file: SavedModel, attributes: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

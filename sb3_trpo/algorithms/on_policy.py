@@ -18,12 +18,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo.algorithms import arguments, metrics, rollout
+from sb3_trpo.algorithms import arguments, exploration, metrics, rollout
 from sb3_trpo.algorithms.acting import Acting, acting_of
 from sb3_trpo.algorithms.action_start import for_environment, options_taken
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.critic import Critic, keep_critic_only
 from sb3_trpo.algorithms.experience import Experience, independent_steps
+from sb3_trpo.algorithms.exploration import exploration_of
 from sb3_trpo.algorithms.guards import guarded
 from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
@@ -39,6 +40,7 @@ from sb3_trpo.algorithms.transaction import all_or_nothing
 from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.trust_region import RadiusController
+from sb3_trpo.extensions.correlated_noise import NoiseProcess
 from sb3_trpo.extensions.extension import Extension, holdout, measured, reposed
 from sb3_trpo.extensions.sample_reuse import radius_factor
 
@@ -105,6 +107,10 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         or schedule, None for none
     :param reuse: rollouts in one update, the present one and those before it (see `sb3_trpo.extensions.sample_reuse`):
         lower ``n_steps`` by as much; not for policies with memory
+    :param action_noise: process that the noise of continuous actions in rollouts is taken from: ``"colored"`` of power
+        spectrum f^-beta, ``"pink"``, ``"ou"`` (Ornstein-Uhlenbeck), ``"white"``, or a class like those in
+        `sb3_trpo.extensions.correlated_noise`; None for the policy's own. `predict` draws the policy's own
+    :param action_noise_kwargs: its further arguments, such as ``{"beta": 0.5}``
     :raises ValueError: for an argument of a wrong type or value, an unsupported action space, or a policy whose
         distribution has no KL divergence
     """
@@ -114,6 +120,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     critic_regression: Regression
     gradient_tracker: Extension
     step_validation: Extension
+    noise_process: NoiseProcess | None = None
 
     rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
     """The usual rollout buffers, for arrays and for dictionaries of them."""
@@ -164,6 +171,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         ent_coef: float | Schedule = 0.0,
         entropy_floor: float | Schedule | None = None,
         reuse: int = 1,
+        action_noise: str | type[NoiseProcess] | None = None,
+        action_noise_kwargs: dict[str, Any] | None = None,
     ):
         arguments.check_arguments(locals())
         self._check_policy_name(policy)
@@ -176,6 +185,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             arguments.check_action_space(env.action_space, self.action_spaces, type(self).__name__)
             arguments.check_observation_space(env.observation_space)
             arguments.check_exploration(use_sde, env.action_space)
+            arguments.check_action_noise(action_noise, use_sde, env.action_space)
         super().__init__(
             policy,
             env,
@@ -221,6 +231,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         self.entropy_floor = entropy_floor
         self.reuse = reuse
         self.past_rollouts: tuple[Rollout, ...] = ()
+        self.action_noise = action_noise  # type: ignore[assignment]  # of another kind than Stable-Baselines3's
+        self.action_noise_kwargs = action_noise_kwargs
         self._rollout_seconds = math.nan
         self._has_warned_of_scale = False
         if _init_setup_model:
@@ -239,6 +251,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         arguments.check_policy_class(self.policy_class, self.kind, type(self).__name__)
         arguments.check_rollout_size(self.n_steps, self.n_envs, self.sub_sampling_factor, self.normalize_advantage)
         arguments.check_exploration(self.use_sde, self.action_space)
+        arguments.check_action_noise(self.action_noise, self.use_sde, self.action_space)
         if not callable(self.learning_rate):
             self.learning_rate = float(self.learning_rate)  # Stable-Baselines3 takes no numpy scalar
         given = (
@@ -253,6 +266,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         self._maybe_recommend_cpu()
         fill(self)
         arguments.check_reuse(self.reuse, self.kind.memory)
+        exploration.begin_noise(self)
         arguments.check_holdout(holdout(self._slots), self.n_steps, self.n_envs, self.kind.memory)
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
@@ -388,10 +402,24 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             if is_fast:
                 finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
             else:
-                with options_taken(env, self.action_space):
+                with options_taken(env, self.action_space), exploration_of(self).in_forward():
                     finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
         self._rollout_seconds = time.perf_counter() - started
         return finished
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """As in Stable-Baselines3, which would call a method of what its off-policy algorithms call action noise."""
+        given, self.action_noise = self.action_noise, None
+        try:
+            return super()._setup_learn(*args, **kwargs)
+        finally:
+            self.action_noise = given
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As in Stable-Baselines3; the noise of actions begins anew, too."""
+        super().set_random_seed(seed)
+        if seed is not None:
+            exploration.begin_noise(self)
 
     def predict(
         self,
@@ -435,8 +463,9 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        """Also the time that the last rollout took, what was said, and what is in the state of training."""
-        return [*super()._excluded_save_params(), "_rollout_seconds", "_has_warned_of_scale", "past_rollouts"]
+        """Also the time that the last rollout took, what was said, and what the state of training has."""
+        own = ("_rollout_seconds", "_has_warned_of_scale", "past_rollouts", "noise_process")
+        return [*super()._excluded_save_params(), *own]
 
     def _probe_policy(self) -> Actor:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from sb3_trpo.algorithms.acting import Chooser, End, as_rows, chunks, stack
 from sb3_trpo.algorithms.action_distribution import action_head
 from sb3_trpo.algorithms.experience import sequential_steps
+from sb3_trpo.algorithms.exploration import exploration_of
 from sb3_trpo.algorithms.perceptrons import actor_network
 from sb3_trpo.algorithms.sequences import Layout, Memory, Sequences
 from sb3_trpo.algorithms.steps import Steps
@@ -61,7 +62,7 @@ class NumpyActor:
         self._cell.step()
         self._columns[:-1] = self._cell.hidden
         self._folded.forward(self._columns)
-        return self._chooser.choose(masks, step)
+        return self._chooser.choose(episode_starts, masks, step)
 
     def memory(self) -> Memory:
         """Hidden and cell states (1, E, H)."""
@@ -74,6 +75,7 @@ class PolicyActor:
 
     def __init__(self, algorithm: "RecurrentAlgorithm"):
         self._policy, self._device, self._n_envs = algorithm.policy, algorithm.device, algorithm.n_envs
+        self._exploration = exploration_of(algorithm)
         self._sde_sample_freq = algorithm.sde_sample_freq if algorithm.use_sde else -1
         self._shape = (-1, *algorithm.action_space.shape)  # type: ignore[misc]
         self._memory: Any = algorithm._last_lstm_states.pi
@@ -87,8 +89,8 @@ class PolicyActor:
         allowed = {} if masks is None else {"action_masks": masks}
         obs = obs_as_tensor(observations, self._device)
         distribution, self._memory = self._policy.get_distribution(obs, self._memory, starts, **allowed)
-        actions: Array = distribution.get_actions().reshape(self._shape).cpu().numpy()
-        return actions
+        actions = self._exploration.actions(distribution, episode_starts)
+        return actions.reshape(self._shape).cpu().numpy()
 
     def memory(self) -> Memory:
         """Hidden and cell states (L, E, H)."""

@@ -7,6 +7,13 @@ from sb3_trpo.algorithms.arguments import check_dictionary, optional
 from sb3_trpo.algorithms.regressions import GaussNewtonRegression, MinibatchRegression, Regression
 from sb3_trpo.core.trust_region import AdaptiveRadius, FixedRadius, RadiusController, ScheduledRadius
 from sb3_trpo.extensions.confidence import ConfidenceRadius
+from sb3_trpo.extensions.correlated_noise import (
+    ColoredNoise,
+    NoiseProcess,
+    OrnsteinUhlenbeckNoise,
+    PinkNoise,
+    WhiteNoise,
+)
 from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
@@ -16,12 +23,18 @@ from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 class Slot(NamedTuple):
     """The ``attribute`` of the algorithm that holds the object, the ``aliases`` of classes, and their ``protocol``.
 
-    The first alias is the default.
+    The first alias is the default, or None for one that may be empty.
     """
 
     attribute: str
     aliases: Mapping[str, type]
     protocol: type
+    may_be_empty: bool = False
+
+    @property
+    def default(self) -> str | None:
+        """What the argument is when it is not given."""
+        return None if self.may_be_empty else next(iter(self.aliases))
 
 
 SLOTS = {
@@ -43,6 +56,12 @@ SLOTS = {
     ),
     "gradient_estimator": Slot("gradient_tracker", {"batch": Plain, "tracking": GradientTracking}, Extension),
     "validation": Slot("step_validation", {"none": Plain, "held_out": HeldOutValidation}, Extension),
+    "action_noise": Slot(
+        "noise_process",
+        {"white": WhiteNoise, "colored": ColoredNoise, "pink": PinkNoise, "ou": OrnsteinUhlenbeckNoise},
+        NoiseProcess,
+        may_be_empty=True,
+    ),
 }
 """Constructor arguments -> what they can stand for; each has a second argument ``..._kwargs``."""
 
@@ -61,17 +80,24 @@ def fill(algorithm: Any) -> None:
 def check_slots(arguments: Mapping[str, Any]) -> None:
     """Refuse, in the same way, what stands in ``arguments`` and could not be built."""
     for name, slot in SLOTS.items():
-        _build(name, arguments.get(name, next(iter(slot.aliases))), arguments.get(f"{name}_kwargs"))
+        _build(name, arguments.get(name, slot.default), arguments.get(f"{name}_kwargs"))
 
 
 def _build(name: str, given: Any, kwargs: Any) -> Any:
     """An object for a slot: of an alias or a class that has the slot's methods, built with ``kwargs``."""
-    _, aliases, protocol = SLOTS[name]
+    _, aliases, protocol, may_be_empty = SLOTS[name]
+    if given is None and may_be_empty:
+        if kwargs:
+            raise ValueError(f"{name}_kwargs={kwargs!r} are arguments of nothing: {name} is None")
+        return None
     cls = aliases.get(given) if isinstance(given, str) else given
     methods = [method for method in vars(protocol) if not method.startswith("_")]
     if not (isinstance(cls, type) and all(callable(getattr(cls, method, None)) for method in methods)):
         known = ", ".join(map(repr, aliases))
-        raise ValueError(f"{name}={given!r} must be one of {known}, or a class with the methods of {protocol.__name__}")
+        raise ValueError(
+            f"{name}={given!r} must be one of {known}, or a class with the methods of {protocol.__name__}"
+            + (", or None" if may_be_empty else "")
+        )
     optional(check_dictionary)(f"{name}_kwargs", kwargs)
     try:
         return cls(**(kwargs or {}))

@@ -7,7 +7,7 @@ environments can be captured (see `environment_state`); otherwise they begin new
 import random
 import warnings
 from collections.abc import Mapping
-from copy import copy
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHANGED_BY_ROLLOUTS = (
     "num_timesteps", "_episode_num", "ep_info_buffer", "ep_success_buffer", "_last_obs", "_last_episode_starts",
-    "_last_original_obs", "_last_lstm_states", "_current_progress_remaining", "past_rollouts",
+    "_last_original_obs", "_last_lstm_states", "_current_progress_remaining", "past_rollouts", "noise_process",
 )  # fmt: skip
 """Attributes of an algorithm that are others after a rollout and its update, and that no other part of a file has."""
 
@@ -63,7 +63,7 @@ class TrainingState(NamedTuple):
             captured = environment_state.capture(env)
         names = [name for name in CHANGED_BY_ROLLOUTS if hasattr(algorithm, name)]
         return cls(
-            attributes={name: copy(getattr(algorithm, name)) for name in names},
+            attributes={name: deepcopy(getattr(algorithm, name)) for name in names},
             generators=generator_states(),
             environment=captured.state,
             reason=captured.reason,
@@ -76,7 +76,7 @@ class TrainingState(NamedTuple):
         """Have ``algorithm`` count as if the rollout that followed had not begun. Its environments are left alone."""
         for name in CHANGED_BY_ROLLOUTS:
             if name in self.attributes:
-                setattr(algorithm, name, copy(self.attributes[name]))
+                setattr(algorithm, name, deepcopy(self.attributes[name]))
 
     def restore(self, algorithm: "ResumableAlgorithm") -> None:
         """Have ``algorithm``, its environments and all random generators go on from here.

@@ -27,6 +27,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "sb3_trpo.algorithms.regressions": ("GaussNewtonRegression", "MinibatchRegression"),
     "sb3_trpo.core.trust_region": ("AdaptiveRadius", "FixedRadius", "ScheduledRadius"),
     "sb3_trpo.extensions.confidence": ("ConfidenceRadius",),
+    "sb3_trpo.extensions.correlated_noise": ("ColoredNoise", "OrnsteinUhlenbeckNoise", "PinkNoise", "WhiteNoise"),
     "sb3_trpo.extensions.extension": ("Plain",),
     "sb3_trpo.extensions.gradient_tracking": ("GradientTracking",),
     "sb3_trpo.extensions.held_out": ("HeldOutValidation",),

@@ -37,6 +37,8 @@ BAD = [
     ("max_grad_norm", [0, -1.0, NAN, "x"]),
     ("radius", ["adaptative", None, 5, dict, AttributeError]),
     ("radius_kwargs", [5, {"nonsense": 1}]),
+    ("action_noise", ["brown", 5, dict, AttributeError]),
+    ("action_noise_kwargs", [5, {"beta": 1}]),
     ("normalize_advantage", ["no", None, 1]),
     ("use_sde", ["no", None]),
     ("fast_rollout", ["no", None]),

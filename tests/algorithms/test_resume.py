@@ -81,7 +81,7 @@ def test_a_model_saved_between_any_two_updates_goes_on_exactly(kind):
     assert_goes_on(kind, ALL)
 
 
-@pytest.mark.parametrize("kind", ["VecNormalize", "recurrent", "gSDE"])
+@pytest.mark.parametrize("kind", ["VecNormalize", "recurrent", "gSDE", "colored noise", "memory and noise"])
 def test_a_model_saved_during_a_rollout_goes_on_from_its_start(kind):
     """Where that is kept, as by the checkpoints of ours."""
     assert_goes_on(kind, (2,), after=7, n_updates=4)

@@ -248,6 +248,10 @@ def test_an_override_without_a_plain_value_is_refused(value):
         ({"policy_kwargs": "dict(a=open('x'))"}, "cannot be read"),
         ({"policy_kwargs": 3}, "policy_kwargs=3 must be a dictionary"),
         ({"radius": "adaptative"}, "radius='adaptative' must be one of"),
+        (
+            {"action_noise": "pink", "action_noise_kwargs": {"x": 1}},
+            "action_noise_kwargs={'x': 1} does not fit PinkNoise",
+        ),
         ({"radius": "adaptive", "radius_kwargs": {"x": 1}}, "radius_kwargs={'x': 1} does not fit AdaptiveRadius"),
         ({"critic": "newton"}, "critic='newton' must be one of"),
         ({"rollout_buffer_class": "collections.OrderedDict"}, "must be a subclass of RolloutBuffer"),

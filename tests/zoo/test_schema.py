@@ -52,6 +52,8 @@ def test_shipped_files_are_valid_and_name_it(algo):
         {"policy": "CnnPolicy", "radius": "adaptive", "critic": "gauss_newton", "cg_preconditioner": "kronecker"},
         {"policy": "own.module.Policy", "rollout_buffer_class": "own.module.Buffer", "radius": "own.Radius"},
         {"policy_kwargs": "dict(net_arch=[64])", "critic_kwargs": {"holdout": 0.1}},
+        {"action_noise": "colored", "action_noise_kwargs": {"beta": 0.3}},
+        {"action_noise": None},
         {"env_wrapper": "a.B"},
         {"env_wrapper": ["a.B", {"c.D": {"skip": 2}}], "callback": {"a.B": {"x": 1}}},
     ],

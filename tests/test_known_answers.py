@@ -55,7 +55,7 @@ def test_samples_used_again_are_fewer(name):
 
 
 def test_the_benchmark_writes_its_tables_and_draws_its_figure(tmp_path, monkeypatch):
-    monkeypatch.setattr(known_answers, "UPDATES", 3)
+    monkeypatch.setattr(known_answers, "UPDATES", 7)
     monkeypatch.setattr(known_answers, "REUSES", (1, 2))
     monkeypatch.setattr(known_answers, "BATCHES", (4, 6))
     known_answers.main(quick=True, folder=tmp_path)

@@ -16,7 +16,7 @@ Advantages are Monte-Carlo returns minus the exact value: unbiased, and as noisy
 import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import numpy as np
 import torch as th
@@ -348,6 +348,21 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def read_summary(folder: Path = FOLDER) -> list[str]:
+    """The Markdown tables of what was measured before."""
+    return summary(
+        _read(folder / "tracking.csv", TrackingError),
+        _read(folder / "harm.csv", Harm),
+        _read(folder / "reuse.csv", Learning),
+    )
+
+
+def _read(path: Path, kind: Any) -> list[Any]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return [kind(**{name: get_type_hints(kind)[name](value) for name, value in row.items()}) for row in rows]
 
 
 def _write(path: Path, rows: list[Any]) -> None:

@@ -333,7 +333,8 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
             middles = [places[h.region] + offset for h in some]
             row[1].bar(middles, heights, 0.4, color=color, label=f"{episodes} episodes a batch")
         row[1].axhline(100 * LEVEL, **REFERENCE, label="level of the confidence radius")
-        row[1].set_xticks(list(places.values()), list(places))
+        row[1].set_xticks(list(places.values()), [region.replace(" ", "\n") for region in places])
+        row[1].set_ylim(0, 1.4 * row[1].get_ylim()[1])  # room for the legend
         row[1].set(title=f"{name}: batches whose step does harm, %")
         for color, reuse in zip(COLORS, dict.fromkeys(p.reuse for p in curves), strict=False):
             runs = _by_seed(curves, name, reuse)
@@ -346,17 +347,14 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
         axis.legend(frameon=False, fontsize=8)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
 def read_summary(folder: Path = FOLDER) -> list[str]:
     """The Markdown tables of what was measured before."""
-    return summary(
-        _read(folder / "tracking.csv", TrackingError),
-        _read(folder / "harm.csv", Harm),
-        _read(folder / "reuse.csv", Learning),
-    )
+    kinds = {"tracking": TrackingError, "harm": Harm, "reuse": Learning}
+    return summary(*(_read(folder / f"{name}.csv", kind) for name, kind in kinds.items()))
 
 
 def _read(path: Path, kind: Any) -> list[Any]:

@@ -3,8 +3,8 @@
 A table stands between ``<!-- scores FOLDER -->`` and ``<!-- end of scores -->``, and is that of the final scores of
 ``FOLDER/scores.csv`` as ``sb3-trpo report`` writes it; that of ``memory_speed.csv`` between ``<!-- memory speed -->``
 and ``<!-- end of memory speed -->``. What everybody had reached when a contestant had finished stands between
-``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``, and what extensions do where the answer is
-known between ``<!-- known answers -->`` and ``<!-- end of known answers -->``.
+``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``, and what extensions do where the answer
+is known between ``<!-- known answers -->`` and ``<!-- end of known answers -->``.
 """
 
 import re

@@ -110,6 +110,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     critic_regression: Regression
     gradient_tracker: Extension
     step_validation: Extension
+    radius_factor: float = 1.0
+    """Multiplies every radius; below one while a callback holds the training back (`sb3_trpo.callbacks.Validation`)."""
 
     rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
     """The usual rollout buffers, for arrays and for dictionaries of them."""
@@ -346,7 +348,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         radius = self.radius_controller.radius(target, progress)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
-        return radius, damping
+        return radius * self.radius_factor, damping
 
     def _explained_variance(self) -> float:
         """Of the rollout's returns by its values; NaN, without a word of numpy's, where they are not finite."""

@@ -75,17 +75,26 @@ def all_or_nothing(update: Callable[[Any], None]) -> Callable[[Any], None]:
     @wraps(update)
     def whole_or_none(algorithm: "TrustRegionAlgorithm") -> None:
         before = Before(algorithm)
-        try:
+
+        def noted_and_made() -> None:
             before.note()
             update(algorithm)
-        except BaseException:
-            for attempt in range(ATTEMPTS):
-                try:
-                    before.bring_back()
-                    break
-                except BaseException:
-                    if attempt == ATTEMPTS - 1:
-                        raise
-            raise
+
+        done_or_undone(noted_and_made, before.bring_back)
 
     return whole_or_none
+
+
+def done_or_undone(change: Callable[[], None], undo: Callable[[], None]) -> None:
+    """Make a ``change``; if it does not come to its end, ``undo`` it, which may be interrupted and done again."""
+    try:
+        change()
+    except BaseException:
+        for attempt in range(ATTEMPTS):
+            try:
+                undo()
+                break
+            except BaseException:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise

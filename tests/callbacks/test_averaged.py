@@ -93,7 +93,9 @@ def test_a_shared_extractor_is_averaged_once_and_stays_shared():
         assert th.allclose(mine.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["box", "discrete", "multi_discrete", "multi_binary", "gsde", "masked_multi", "lstm"])
+@pytest.mark.parametrize(
+    "kind", ["box", "discrete", "multi_discrete", "multi_binary", "gsde", "masked_multi_discrete", "lstm"]
+)
 def test_a_policy_is_copied_whatever_it_remembers_of_its_last_graph(kind):
     model, averaged = collect(make_model(kind)), AveragedPolicy()
     model.train()
@@ -231,7 +233,6 @@ def test_the_averaged_policy_is_validated_kept_and_put_back(tmp_path):
     model.learn(2200, [averaged, Opposite(averaged), validation, Check()])
     best = TRPO.load(tmp_path / "best_model")
     assert validation.progress.rollbacks == 1
-    assert validation.progress.best_step in (1000, 2200)
     assert best.num_timesteps == validation.progress.best_step
     cues = np.array([[-1.0], [1.0]], np.float32)
     assert best.predict(cues, deterministic=True)[0].tolist() == [0, 1]

@@ -33,7 +33,7 @@ from sb3_trpo.extensions.confidence import ConfidenceRadius
 from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
-from sb3_trpo.extensions.sample_reuse import radius_factor
+from sb3_trpo.extensions.sample_reuse import reuse_factor
 from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 
 FOLDER = Path(__file__).parent / "known_answers"
@@ -210,7 +210,7 @@ def learning(name: str, reuse: int, seed: int, episodes: int = 12, total: int = 
         joined = Episodes(*(th.cat(columns) for columns in zip(*seen, strict=True)))
         joined = joined._replace(weights=joined.weights / len(kept), clusters=th.arange(len(joined.times)))
         batches = batches_of(joined)
-        radius = LEARNING_RADIUS * radius_factor(len(kept))
+        radius = LEARNING_RADIUS * reuse_factor(len(kept))
         natural_step(constrained_problem(problem, batches), radius=radius, **SETTINGS)  # type: ignore[arg-type]
     return curve
 

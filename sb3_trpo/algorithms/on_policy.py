@@ -42,7 +42,7 @@ from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.trust_region import RadiusController
 from sb3_trpo.extensions.correlated_noise import NoiseProcess
 from sb3_trpo.extensions.extension import Extension, holdout, measured, reposed
-from sb3_trpo.extensions.sample_reuse import radius_factor
+from sb3_trpo.extensions.sample_reuse import reuse_factor
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
@@ -121,6 +121,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     gradient_tracker: Extension
     step_validation: Extension
     noise_process: NoiseProcess | None = None
+    radius_factor: float = 1.0
+    """Multiplies every radius; below one while a callback holds the training back (`sb3_trpo.callbacks.Validation`)."""
 
     rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
     """The usual rollout buffers, for arrays and for dictionaries of them."""
@@ -366,10 +368,10 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
         radius = self.radius_controller.radius(target, progress)
-        radius *= radius_factor(len(self.past_rollouts) + 1)
+        radius *= reuse_factor(len(self.past_rollouts) + 1)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
-        return radius, damping
+        return radius * self.radius_factor, damping
 
     def _explained_variance(self) -> float:
         """Of the rollout's returns by its values; NaN, without a word of numpy's, where they are not finite."""

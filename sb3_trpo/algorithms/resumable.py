@@ -22,12 +22,15 @@ class ResumableAlgorithm(SavedAlgorithm):
     while_learning: ExitStack
     """Closed when `learn` ends, in whatever way: for callbacks that have something to undo then."""
     _keeps_boundaries: bool = False
+    callback_states: dict[str, dict[str, Any]]
+    """What callbacks remember from rollout to rollout, by their names; saved with the model."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._training_state: dict[str, Any] | None = None  # set in a file, and from `load` to `learn`
         self._boundary: TrainingState | None = None  # of the last rollout's start, where it is kept
         self._n_updates_at_start = 0
+        self.callback_states: dict[str, dict[str, Any]] = {}
 
     def learn(self: SelfAlgorithm, *args: Any, **kwargs: Any) -> SelfAlgorithm:
         """As in Stable-Baselines3."""

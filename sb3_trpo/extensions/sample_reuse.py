@@ -19,6 +19,6 @@ with the total variation that was realised.
 """
 
 
-def radius_factor(rollouts: int) -> float:
+def reuse_factor(rollouts: int) -> float:
     """``(2 / (M + 1))^2`` for M rollouts in the update."""
     return (2.0 / (rollouts + 1)) ** 2

@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.replay import Rollout, experience_of
 from sb3_trpo.core.parameters import flatten
-from sb3_trpo.extensions.sample_reuse import radius_factor
+from sb3_trpo.extensions.sample_reuse import reuse_factor
 from tests.algorithms.kinds import collect, make_model
 from tests.algorithms.test_trust_region import components, frozen_copy
 
@@ -17,7 +17,7 @@ KINDS = ["box", "discrete", "multi_discrete", "multi_binary", "dict", "image", "
 
 
 def test_the_radius_by_hand():
-    assert [radius_factor(m) for m in (1, 2, 3, 4)] == pytest.approx([1.0, 4 / 9, 1 / 4, 4 / 25])
+    assert [reuse_factor(m) for m in (1, 2, 3, 4)] == pytest.approx([1.0, 4 / 9, 1 / 4, 4 / 25])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +92,7 @@ def test_rollouts_come_and_go_and_the_radius_with_them(loop):
         rollouts = (*model.past_rollouts, Rollout.of(model))
         model.train()
         assert len(model.past_rollouts) == held
-        radius = 0.02 * radius_factor(m)
+        radius = 0.02 * reuse_factor(m)
         assert model.logger.name_to_value["train/radius"] == pytest.approx(radius)
         seen = th.as_tensor(np.concatenate([rollout.observations.reshape(64, -1) for rollout in rollouts]))
         with th.no_grad():

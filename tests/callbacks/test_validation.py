@@ -299,14 +299,21 @@ def test_checkpoints_hold_what_was_learned_last(tmp_path):
     assert same(everything(model), everything(other))
 
 
+class KeepsBoundaries(BaseCallback):
+    def _on_training_start(self):
+        self.model.keep_boundaries()
+
+    def _on_step(self):
+        return True
+
+
 def about_to_roll_back(kind):
     """A model after a rollout and an update, its validation, and what is to be remembered after a rollback."""
     model = new_model(kind)
     averaged = AveragedPolicy(0.5)
     validation = Validation(evaluation_env(kind), eval_freq=ROLLOUT, n_eval_episodes=2, averaged=averaged)
-    model.keeps_boundaries = True
     model.learn(ROLLOUT, [averaged, validation])
-    model.learn(2 * ROLLOUT, averaged, reset_num_timesteps=False)
+    model.learn(2 * ROLLOUT, [averaged, KeepsBoundaries()], reset_num_timesteps=False)
     now = validation.progress
     return model, validation, now._replace(rollbacks=now.rollbacks + 1, factor=0.25)
 

@@ -114,7 +114,7 @@ def killed_while_it_goes_on(run, n_timesteps):
     """Resume in a process, and kill it after its second checkpoint."""
     command = [sys.executable, "-m", "sb3_trpo", "train", "--resume", str(run.folder), "-n", str(n_timesteps)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # on a machine that has other things to do
     while len(list(run.folder.glob("rl_model_*_steps.zip"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
@@ -265,7 +265,7 @@ def test_ctrl_c_keeps_what_was_learned(tmp_path):
         [sys.executable, "-m", "sb3_trpo", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     monitor = tmp_path / "trpo" / "CartPole-v1_1" / "0.monitor.csv"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # on a machine that has other things to do
     while not (monitor.is_file() and len(monitor.read_text().splitlines()) > 20) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

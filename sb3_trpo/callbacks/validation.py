@@ -34,6 +34,7 @@ from sb3_trpo.callbacks.averaged import AveragedPolicy
 from sb3_trpo.callbacks.episodes import play
 from sb3_trpo.callbacks.falls import Returns, p_value_of_fall
 from sb3_trpo.callbacks.kept import check_algorithm, copied, save_with_statistics
+from sb3_trpo.callbacks.multiples import has_passed_multiple
 
 STATE = "Validation"
 """Its place among the states of callbacks."""
@@ -150,7 +151,7 @@ class Validation(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         progress = self.progress
-        if progress is None or self.model.num_timesteps >= (progress.step // self.eval_freq + 1) * self.eval_freq:
+        if progress is None or has_passed_multiple(self.eval_freq, progress.step, self.model.num_timesteps):
             self._validate()
         self.model.radius_factor = self._factor()
 

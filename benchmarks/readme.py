@@ -3,7 +3,8 @@
 A table stands between ``<!-- scores FOLDER -->`` and ``<!-- end of scores -->``, and is that of the final scores of
 ``FOLDER/scores.csv`` as ``sb3-trpo report`` writes it; that of ``memory_speed.csv`` between ``<!-- memory speed -->``
 and ``<!-- end of memory speed -->``. What everybody had reached when a contestant had finished stands between
-``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``.
+``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``, and what extensions do where the answer
+is known between ``<!-- known answers -->`` and ``<!-- end of known answers -->``.
 """
 
 import re
@@ -11,13 +12,14 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
 
-from benchmarks import memory_speed
+from benchmarks import known_answers, memory_speed
 from sb3_trpo.evaluation.report import finals
 from sb3_trpo.evaluation.scores import read_scores
 from sb3_trpo.evaluation.summary import summarize
 
 ROOT = Path(__file__).parent.parent
 MEMORY_SPEED = re.compile(r"(<!-- memory speed -->\n).*?(<!-- end of memory speed -->)", re.DOTALL)
+KNOWN_ANSWERS = re.compile(r"(<!-- known answers -->\n).*?(<!-- end of known answers -->)", re.DOTALL)
 PLACE = re.compile(r"(<!-- scores (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
 
 EQUAL_TIME = re.compile(r"(<!-- equal time (\S+), (.+?) -->\n).*?(<!-- end of equal time -->)", re.DOTALL)
@@ -56,6 +58,7 @@ def with_scores(text: str) -> str:
     """``text`` with its tables of scores as the results are."""
     text = MEMORY_SPEED.sub(lambda match: f"{match[1]}{memory_speed.table(memory_speed.read())}\n{match[2]}", text)
     text = EQUAL_TIME.sub(lambda match: match[1] + equal_time(match[2], match[3]) + match[4], text)
+    text = KNOWN_ANSWERS.sub(lambda match: match[1] + "\n".join(known_answers.read_summary()) + "\n" + match[2], text)
     return PLACE.sub(lambda match: match[1] + final_scores(match[2]) + match[3], text)
 
 

@@ -199,6 +199,7 @@ CHECKS: dict[str, Check] = {
     "cg_preconditioner": partial(check_choice, choices=("kronecker", None)),
     "ent_coef": check_schedule,
     "entropy_floor": optional(check_any_schedule),
+    "reuse": _integer(1),
     "max_grad_norm": optional(_number("> 0, or None for no limit", lambda x: x > 0)),
 }
 
@@ -218,6 +219,12 @@ def check_rollout_size(n_steps: int, n_envs: int, sub_sampling_factor: int, norm
             "raise n_steps, or pass normalize_advantage=False"
         )
     check_integer("sub_sampling_factor", sub_sampling_factor, 1, n_steps * n_envs, "the rollout is no longer")
+
+
+def check_reuse(reuse: int, has_memory: bool) -> None:
+    """Refuse to use again what would have to be remembered anew: the sequences of another policy's memory."""
+    if reuse > 1 and has_memory:
+        raise ValueError(f"reuse={reuse!r} is for policies without memory: leave it at 1")
 
 
 def check_holdout(fraction: float, n_steps: int, n_envs: int, has_memory: bool) -> None:

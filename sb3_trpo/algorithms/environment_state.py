@@ -4,12 +4,13 @@ Of every layer, be it a wrapper or the environment itself, those attributes are 
 or collections of them, numpy's generators, also those of spaces, running statistics, and the physics of MuJoCo. That is
 all there is to classic control, to Gymnasium's MuJoCo tasks, and to most environments written in Python. Where an
 attribute is anything else that might change, such as the world of Box2D, nothing is taken at all: half a state is none.
+For the same reason everything is looked at before anything is put back.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from functools import partial
+from inspect import isdatadescriptor
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -17,17 +18,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers.utils import RunningMeanStd as GymRunningMeanStd
-from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_trpo.algorithms import environment_values
+from sb3_trpo.algorithms.environment_values import Kind, State, StateError, copied, put_array, type_name
 from sb3_trpo.algorithms.subproc import WorkerError
 
-State = dict[str, Any]
-"""Of one layer: its ``type``, and what was taken of it, by kind and name."""
-
-PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 TAKEN_APART = (RunningMeanStd, GymRunningMeanStd, StackedObservations)
 """Objects that hold nothing but what is taken of a layer."""
 NO_STATE = (
@@ -54,10 +53,6 @@ class Captured(NamedTuple):
     reason: str = ""
 
 
-class UnknownState(Exception):
-    """An attribute that might be part of the state, and cannot be taken."""
-
-
 def capture(env: VecEnv) -> Captured:
     """What ``env``, its wrappers and the environments in it remember now.
 
@@ -65,61 +60,77 @@ def capture(env: VecEnv) -> Captured:
     """
     try:
         wrappers = [_taken(layer) for layer in _vec_wrappers(env)]
-        inner = env.unwrapped
-        if isinstance(inner, DummyVecEnv):
-            return Captured({"wrappers": wrappers, "envs": [_chain(one) for one in inner.envs]})
-        if isinstance(inner, SubprocVecEnv) and inner.has_attr("capture_state"):
-            states = inner.env_method("capture_state")
-            if failed := [state for state in states if isinstance(state, str)]:
-                raise UnknownState(failed[0])
-            return Captured({"wrappers": wrappers, "envs": states})
-        raise UnknownState(f"{type(inner).__name__} does not let its environments be looked into")
-    except (UnknownState, WorkerError) as unknown:
-        return Captured(None, str(unknown))
+        states = _ask(env, "capture_state")
+        if failed := [state for state in states if isinstance(state, str)]:
+            return Captured(None, failed[0])
+        return Captured({"wrappers": wrappers, "envs": states})
     except Exception as error:  # an environment of the user's may raise anything, and the model is saved all the same
-        return Captured(None, f"{type(error).__name__}: {error}")
+        return Captured(None, _reason(error))
 
 
 def restore(env: VecEnv, state: State) -> None:
     """Have ``env`` go on where `capture` found one like it.
 
-    :raises ValueError: when its layers are not those that were captured; nothing is changed then
+    :raises ValueError: when its layers are not those that were captured, or cannot take what was captured of them;
+        nothing is changed then
     """
-    wrappers, inner, states = list(_vec_wrappers(env)), env.unwrapped, state["envs"]
+    wrappers, states = list(_vec_wrappers(env)), state["envs"]
     if len(states) != env.num_envs:
         raise ValueError(f"the state of {len(states)} environments was saved, and there are {env.num_envs}")
     _check_layers(wrappers, state["wrappers"])
-    if isinstance(inner, SubprocVecEnv):
-        if not inner.has_attr("restore_state"):
-            raise ValueError("the environments are in processes of their own and not wrapped in Resumable")
-        for index, one in enumerate(states):
-            inner.env_method("restore_state", one, indices=index)
-    elif isinstance(inner, DummyVecEnv):
-        chains = [list(_gym_layers(one)) for one in inner.envs]
-        for layers, saved in zip(chains, states, strict=True):
-            _check_layers(layers, saved)
-        for layers, saved in zip(chains, states, strict=True):
-            _put_all(layers, saved)
-    else:
-        raise ValueError(f"{type(inner).__name__} does not let its environments be looked into")
-    _put_all(wrappers, state["wrappers"])
+    if refusals := [refusal for refusal in _ask(env, "refusal_of_state", states) if refusal]:
+        raise ValueError(refusals[0])
+    _ask(env, "restore_state", states)
+    _put_layers(wrappers, state["wrappers"])
 
 
 class Resumable(gym.Wrapper[Any, Any, Any, Any]):
-    """Around an environment in a process of its own: captures its state, and restores it, where it is."""
+    """Around an environment, be it in a process of its own: captures its state, and restores it, where it is.
+
+    What is wrong is returned and not raised, for an exception would end that process.
+    """
 
     def capture_state(self) -> list[State] | str:
         """What the environment and its wrappers remember; the reason if that cannot be captured."""
         try:
-            return _chain(self.env)
-        except UnknownState as unknown:
-            return str(unknown)
+            return [_taken(layer) for layer in _gym_layers(self.env)]
+        except Exception as error:
+            return _reason(error)
+
+    def refusal_of_state(self, state: list[State]) -> str:
+        """Why the environment cannot go on from ``state``, empty if it can."""
+        try:
+            _check_layers(list(_gym_layers(self.env)), state)
+        except Exception as error:
+            return _reason(error)
+        return ""
 
     def restore_state(self, state: list[State]) -> None:
-        """Go on where `capture_state` found an environment like this one."""
-        layers = list(_gym_layers(self.env))
-        _check_layers(layers, state)
-        _put_all(layers, state)
+        """Go on where `capture_state` found an environment like this one, of a state that is not refused."""
+        _put_layers(list(_gym_layers(self.env)), state)
+
+
+def _ask(env: VecEnv, method: str, *arguments: Sequence[Any]) -> list[Any]:
+    """What ``method`` of `Resumable` returns for each environment at the bottom of ``env``.
+
+    :param arguments: of the method, each a sequence over the environments
+    :raises StateError: when the environments cannot be reached
+    """
+    inner = env.unwrapped
+    if isinstance(inner, DummyVecEnv):
+        here = [Resumable(one) for one in inner.envs]
+        return [getattr(one, method)(*of_one) for one, *of_one in zip(here, *arguments, strict=True)]
+    if isinstance(inner, SubprocVecEnv) and inner.has_attr(method):
+        if not arguments:
+            return inner.env_method(method)  # of all at once
+        of_each = enumerate(zip(*arguments, strict=True))
+        return [inner.env_method(method, *of_one, indices=index)[0] for index, of_one in of_each]
+    raise StateError(f"{type(inner).__name__} does not let its environments be looked into")
+
+
+def _reason(error: Exception) -> str:
+    is_ours = isinstance(error, (StateError, WorkerError))
+    return str(error) if is_ours else f"{type(error).__name__}: {error}"
 
 
 def _vec_wrappers(env: VecEnv) -> Iterator[VecEnvWrapper]:
@@ -136,173 +147,93 @@ def _gym_layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
     yield env
 
 
-def _chain(env: gym.Env[Any, Any]) -> list[State]:
-    return [_taken(layer) for layer in _gym_layers(env)]
-
-
 def _check_layers(layers: list[Any], states: list[State]) -> None:
-    found, saved = ([*map(_type_name, layers)], [state["type"] for state in states])
+    """Refuse states that are not of ``layers`` like these, each of which can take its own.
+
+    :raises StateError: saying what is in the way
+    """
+    found, saved = ([*map(type_name, layers)], [state["type"] for state in states])
     if found != saved:
-        raise ValueError(f"the saved state is of the layers {' > '.join(saved)}, and there are {' > '.join(found)}")
+        raise StateError(f"the saved state is of the layers {' > '.join(saved)}, and there are {' > '.join(found)}")
+    for layer, state in zip(layers, states, strict=True):
+        _check(layer, state)
 
 
-def _put_all(layers: list[Any], states: list[State]) -> None:
+def _put_layers(layers: list[Any], states: list[State]) -> None:
     for layer, state in zip(layers, states, strict=True):
         _put(layer, state)
-
-
-def _type_name(layer: Any) -> str:
-    return f"{type(layer).__module__}.{type(layer).__qualname__}"
 
 
 def _taken(layer: Any) -> State:
     """The state of one layer.
 
-    :raises UnknownState: for an attribute that might be part of it, and cannot be taken
+    :raises StateError: for an attribute that might be part of it, and cannot be taken
     """
     values: State = {}
-    state: State = {"type": _type_name(layer), "values": values}
+    state: State = {"type": type_name(layer), "values": values}
     skipped = NEVER_TAKEN | HISTORY.get(type(layer), frozenset())
     for name, value in vars(layer).items():
         if name in skipped or isinstance(value, NO_STATE):
             continue
-        for kind, (is_it, take, _) in KINDS.items():
-            if is_it(value):
+        for kind, (is_one, take, _) in KINDS.items():
+            if is_one(value):
                 state.setdefault(kind, {})[name] = take(value)
                 break
         else:
             try:
-                values[name] = _copied(value)
-            except UnknownState as unknown:
-                raise UnknownState(f"{_type_name(layer)}.{name} is {unknown}") from None
+                values[name] = copied(value)
+            except StateError as unknown:
+                raise StateError(f"{type_name(layer)}.{name} is {unknown}") from None
     return state
 
 
-def _put(layer: Any, state: State) -> None:
-    """Give one layer a state that was taken of one like it."""
+def _check(layer: Any, state: State) -> None:
+    """Refuse a state that ``layer`` cannot take, or that would change more than a state.
+
+    :raises StateError: naming the attribute
+    """
     if isinstance(layer, gym.Env) and "generators" in state:
         layer.np_random  # noqa: B018  # made when it is first asked for
-    for kind, (_, _, put) in KINDS.items():
-        for name, value in state.get(kind, {}).items():
-            put(getattr(layer, name), value)
+    for kind, (is_one, _, put) in KINDS.items():
+        if put is None:
+            continue
+        for name, saved in state.get(kind, {}).items():
+            current = vars(layer).get(name)
+            if not is_one(current):
+                raise StateError(f"{type_name(layer)}.{name} is none of its {kind}")
+            try:
+                put(deepcopy(current), saved)
+            except Exception as error:
+                raise StateError(
+                    f"{type_name(layer)}.{name} cannot take what was saved of it: {_reason(error)}"
+                ) from error
     for name, value in state["values"].items():
-        current = getattr(layer, name, None)
-        if name in NEVER_TAKEN or name.startswith("__") or callable(current):
-            raise ValueError(f"{_type_name(layer)}.{name} is not part of a state")
-        if isinstance(current, np.ndarray) and isinstance(value, np.ndarray) and _fits(current, value):
-            current[...] = value  # somebody else may hold it
-        else:
-            setattr(layer, name, _copied(value))
+        of_class = getattr(type(layer), name, None)
+        is_fixed = isdatadescriptor(of_class) or callable(of_class) or callable(vars(layer).get(name))
+        if is_fixed or name in NEVER_TAKEN or name.startswith("__"):
+            raise StateError(f"{type_name(layer)}.{name} is not part of a state")
+        copied(value)
 
 
-def _fits(current: np.ndarray[Any, Any], value: np.ndarray[Any, Any]) -> bool:
-    return current.flags.writeable and (current.shape, current.dtype) == (value.shape, value.dtype)
+def _put(layer: Any, state: State) -> None:
+    """Give one layer a state that it can take."""
+    for kind, (_, _, put) in KINDS.items():
+        if put is None:
+            continue
+        for name, saved in state.get(kind, {}).items():
+            put(vars(layer)[name], saved)
+    for name, value in state["values"].items():
+        if not put_array(vars(layer).get(name), value):
+            setattr(layer, name, copied(value))
 
 
-def _copied(value: Any) -> Any:
-    """A copy that shares nothing with ``value``.
-
-    :raises UnknownState: for what is no number, string, array, or collection of those
-    """
-    kind = type(value)
-    if kind in PLAIN or isinstance(value, np.generic):
-        return value
-    if isinstance(value, np.ndarray):
-        if value.dtype.hasobject:
-            raise UnknownState("an array of objects")
-        return value.copy()
-    if isinstance(value, Mapping) and issubclass(kind, dict):
-        return {_copied(key): _copied(part) for key, part in value.items()}
-    if kind in (list, tuple, set, frozenset):
-        return kind(value) if PLAIN.issuperset(map(type, value)) else kind(map(_copied, value))
-    if kind is deque:
-        return deque(map(_copied, value), value.maxlen)
-    raise UnknownState(f"a {kind.__module__}.{kind.__qualname__}")
+def _check_and_put(holder: Any, state: State) -> None:
+    _check(holder, state)
+    _put(holder, state)
 
 
-def _is_generator(value: Any) -> bool:
-    return isinstance(value, (np.random.Generator, np.random.RandomState))
-
-
-def _generator_state(generator: Any) -> State:
-    bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator
-    return dict(bits.get_state(legacy=False)) if bits is generator else dict(bits.state)
-
-
-def _set_generator(generator: Any, state: State) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    else:
-        generator.set_state(state)
-
-
-def _space_state(space: gym.Space[Any]) -> State:
-    """The generators that a space and its parts sample with, None before the first sample."""
-    generator = space._np_random
-    return {
-        "generator": None if generator is None else _generator_state(generator),
-        "parts": [_space_state(part) for part in _parts(space)],
-    }
-
-
-def _set_space(space: gym.Space[Any], state: State) -> None:
-    if state["generator"] is not None:
-        _set_generator(space.np_random, state["generator"])
-    for part, saved in zip(_parts(space), state["parts"], strict=True):
-        _set_space(part, saved)
-
-
-def _parts(space: gym.Space[Any]) -> list[gym.Space[Any]]:
-    if isinstance(space, gym.spaces.Dict):
-        return list(space.spaces.values())
-    return list(space.spaces) if isinstance(space, gym.spaces.Tuple) else []
-
-
-def _file_size(writer: ResultsWriter) -> State:
-    """How much of the file of episodes had been written: whoever goes on with it may cut off what came later."""
-    if writer.file_handler.closed:
-        return {"size": None}
-    writer.file_handler.flush()
-    return {"size": os.fstat(writer.file_handler.fileno()).st_size}
-
-
-def _is_physics(value: Any) -> bool:
-    return _type_name(value) == "mujoco._structs.MjData"
-
-
-def _physics(data: Any) -> State:
-    """What MuJoCo integrates, and all that it has computed of it: some tasks look at numbers of the step before."""
-    import mujoco
-
-    integrated = np.empty(mujoco.mj_stateSize(data.model, mujoco.mjtState.mjSTATE_INTEGRATION))
-    mujoco.mj_getState(data.model, data, integrated, mujoco.mjtState.mjSTATE_INTEGRATION)
-    return {"integrated": integrated, "computed": {name: array.copy() for name, array in _arrays(data)}}
-
-
-def _set_physics(data: Any, state: State) -> None:
-    import mujoco
-
-    mujoco.mj_setState(data.model, data, state["integrated"], mujoco.mjtState.mjSTATE_INTEGRATION)
-    mujoco.mj_forward(data.model, data)  # finds the contacts
-    for name, array in _arrays(data):
-        value = state["computed"].get(name)
-        if value is not None and _fits(array, value):
-            array[...] = value
-
-
-def _arrays(data: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    for name in dir(data):
-        if not name.startswith("_"):
-            value = getattr(data, name)
-            if isinstance(value, np.ndarray) and value.size > 0:
-                yield name, value
-
-
-KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], State], Callable[[Any, State], None]]] = {
-    "generators": (_is_generator, _generator_state, _set_generator),
-    "spaces": (lambda value: isinstance(value, gym.Space), _space_state, _set_space),
-    "objects": (lambda value: isinstance(value, TAKEN_APART), _taken, _put),
-    "files": (lambda value: isinstance(value, ResultsWriter), _file_size, lambda writer, state: None),
-    "physics": (_is_physics, _physics, _set_physics),
+KINDS = {
+    **environment_values.KINDS,
+    "objects": Kind(lambda value: isinstance(value, TAKEN_APART), _taken, _check_and_put),
 }
-"""Attributes that are more than plain data -> whether a value is one, how its state is taken, and how it is put."""
+"""Attributes that are more than plain data."""

@@ -50,7 +50,7 @@ def independent_steps(buffer: RolloutBuffer) -> Experience:
     samples = _all_samples(buffer)
     masks = getattr(samples, "action_masks", None)
     steps = Steps(samples.observations, None if masks is None else masks.bool())
-    clusters = _stretches(buffer.episode_starts).reshape(-1) if type(buffer) in IN_ORDER else None
+    clusters = stretches(buffer.episode_starts).reshape(-1) if type(buffer) in IN_ORDER else None
     return Experience(
         steps,
         samples.actions,
@@ -62,14 +62,14 @@ def independent_steps(buffer: RolloutBuffer) -> Experience:
     )
 
 
-def _stretches(episode_starts: Array) -> Array:
+def stretches(episode_starts: Array) -> Array:
     """(E, T) numbers of the episodes, cut into stretches, to which steps belong, for ``episode_starts`` (T, E)."""
     starts = np.array(episode_starts.T, dtype=bool)
     starts[:, 0] = True
     number = np.arange(starts.size).reshape(starts.shape)
     since_start = number - np.maximum.accumulate(np.where(starts, number, 0), axis=1)
-    stretches: Array = np.cumsum(since_start % STRETCH == 0).reshape(starts.shape) - 1
-    return stretches
+    numbers: Array = np.cumsum(since_start % STRETCH == 0).reshape(starts.shape) - 1
+    return numbers
 
 
 def _all_samples(buffer: RolloutBuffer) -> Any:
@@ -102,7 +102,7 @@ def sequential_steps(buffer: Any, device: th.device, n_steps: int | None = None)
     def packed(array: Any) -> Any:
         if isinstance(array, dict):
             return {key: packed(part) for key, part in array.items()}
-        return in_order(_grid(buffer, array))
+        return in_order(grid(buffer, array))
 
     def in_order(grid: Array) -> Tensor:
         return th.as_tensor(grid[:n_steps].reshape(-1, *grid.shape[2:])[cut.order], device=device)
@@ -123,22 +123,22 @@ def sequential_experience(buffer: Any, device: th.device) -> Experience:
     steps, cut = sequential_steps(buffer, device)
 
     def packed(array: Array) -> Tensor:
-        grid = _grid(buffer, array)
-        return th.as_tensor(grid.reshape(len(cut.order), -1)[cut.order], dtype=th.float32, device=device)
+        rows = grid(buffer, array).reshape(len(cut.order), -1)
+        return th.as_tensor(rows[cut.order], dtype=th.float32, device=device)
 
     actions, *columns = (packed(getattr(buffer, name)) for name in ("actions", "log_probs", "advantages", "returns"))
     old_log_prob, advantages, returns = (column.flatten() for column in columns)
-    clusters = th.as_tensor(_stretches(_starts(buffer)).T.reshape(-1)[cut.order], device=device)
+    clusters = th.as_tensor(stretches(_starts(buffer)).T.reshape(-1)[cut.order], device=device)
     return Experience(steps, actions, old_log_prob, advantages, returns, uniform_weights(advantages), clusters)
 
 
 def _starts(buffer: Any) -> Array:
     """(T, E), 1 where an episode starts."""
-    starts: Array = _grid(buffer, buffer.episode_starts).reshape(buffer.buffer_size, buffer.n_envs)
+    starts: Array = grid(buffer, buffer.episode_starts).reshape(buffer.buffer_size, buffer.n_envs)
     return starts
 
 
-def _grid(buffer: Any, array: Array) -> Array:
+def grid(buffer: Any, array: Array) -> Array:
     """(T, E, ...), also when the buffer has flattened its arrays for samples, which are (E * T, ...) then."""
     n_steps, n_envs = buffer.buffer_size, buffer.n_envs
     if not buffer.generator_ready:
@@ -148,4 +148,4 @@ def _grid(buffer: Any, array: Array) -> Array:
 
 def _first_memory(buffer: Any, states: Array) -> Array:
     """Hidden or cell states (L, E, H) at the first step."""
-    return np.asarray(states[0] if not buffer.generator_ready else np.swapaxes(_grid(buffer, states)[0], 0, 1))
+    return np.asarray(states[0] if not buffer.generator_ready else np.swapaxes(grid(buffer, states)[0], 0, 1))

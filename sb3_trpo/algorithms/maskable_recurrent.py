@@ -46,7 +46,7 @@ class MaskableRecurrentTRPO(MaskableAlgorithm, RecurrentAlgorithm):
 
     Masks are those of `MaskableTRPO`, memory is that of `RecurrentTRPO`. sb3-contrib's ``evaluate_policy`` and
     ``MaskableEvalCallback`` pass masks but no memory from step to step; Stable-Baselines3's ``evaluate_policy`` of
-    ``sb3_trpo.zoo.masks.predictor(model, env)`` has both.
+    ``sb3_trpo.callbacks.episodes.predictor(model, env)`` has both.
     """
 
     kind: ClassVar[Kind] = Kind(masks=True, memory=True)

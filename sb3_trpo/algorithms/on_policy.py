@@ -30,6 +30,7 @@ from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
 from sb3_trpo.algorithms.posing import Posed, Terms, pose
 from sb3_trpo.algorithms.regressions import CriticFit, Regression, Settings, fit_critic
+from sb3_trpo.algorithms.replay import Rollout, experience_of
 from sb3_trpo.algorithms.resumable import ResumableAlgorithm
 from sb3_trpo.algorithms.slots import fill
 from sb3_trpo.algorithms.steps import Steps
@@ -41,6 +42,7 @@ from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.trust_region import RadiusController
 from sb3_trpo.extensions.correlated_noise import NoiseProcess
 from sb3_trpo.extensions.extension import Extension, holdout, measured, reposed
+from sb3_trpo.extensions.sample_reuse import reuse_factor
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
@@ -103,6 +105,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     :param ent_coef: entropy bonus in the surrogate objective, in units of advantages per nat; number or schedule
     :param entropy_floor: mean entropy in nats below which it is pulled back (see `sb3_trpo.extensions.entropy`); number
         or schedule, None for none
+    :param reuse: rollouts in one update, the present one and those before it (see `sb3_trpo.extensions.sample_reuse`):
+        lower ``n_steps`` by as much; not for policies with memory
     :param action_noise: process that the noise of continuous actions in rollouts is taken from: ``"colored"`` of power
         spectrum f^-beta, ``"pink"``, ``"ou"`` (Ornstein-Uhlenbeck), ``"white"``, or a class like those in
         `sb3_trpo.extensions.correlated_noise`; None for the policy's own. `predict` draws the policy's own
@@ -117,6 +121,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
     gradient_tracker: Extension
     step_validation: Extension
     noise_process: NoiseProcess | None = None
+    radius_factor: float = 1.0
+    """Multiplies every radius; below one while a callback holds the training back (`sb3_trpo.callbacks.Validation`)."""
 
     rollout_buffers: ClassVar[tuple[type[RolloutBuffer], type[DictRolloutBuffer]]] = (RolloutBuffer, DictRolloutBuffer)
     """The usual rollout buffers, for arrays and for dictionaries of them."""
@@ -166,6 +172,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         validation_kwargs: dict[str, Any] | None = None,
         ent_coef: float | Schedule = 0.0,
         entropy_floor: float | Schedule | None = None,
+        reuse: int = 1,
         action_noise: str | type[NoiseProcess] | None = None,
         action_noise_kwargs: dict[str, Any] | None = None,
     ):
@@ -224,6 +231,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         self.validation = validation
         self.validation_kwargs = validation_kwargs
         self.entropy_floor = entropy_floor
+        self.reuse = reuse
+        self.past_rollouts: tuple[Rollout, ...] = ()
         self.action_noise = action_noise  # type: ignore[assignment]  # of another kind than Stable-Baselines3's
         self.action_noise_kwargs = action_noise_kwargs
         self._rollout_seconds = math.nan
@@ -258,6 +267,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             self.rollout_buffer = self._make_rollout_buffer()
         self._maybe_recommend_cpu()
         fill(self)
+        arguments.check_reuse(self.reuse, self.kind.memory)
         exploration.begin_noise(self)
         arguments.check_holdout(holdout(self._slots), self.n_steps, self.n_envs, self.kind.memory)
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
@@ -275,7 +285,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
         radius, damping = self._radius_and_damping()
         started = time.perf_counter()
 
-        experience = self._experience()
+        experience = experience_of(self)
         actor = Actor(self.policy, experience.steps.first(2))
         problem = reposed(*self._pose_problem(actor, experience), self._slots)
         step = natural_step(
@@ -358,9 +368,10 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
         radius = self.radius_controller.radius(target, progress)
+        radius *= reuse_factor(len(self.past_rollouts) + 1)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
-        return radius, damping
+        return radius * self.radius_factor, damping
 
     def _explained_variance(self) -> float:
         """Of the rollout's returns by its values; NaN, without a word of numpy's, where they are not finite."""
@@ -455,7 +466,8 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         """Also the time that the last rollout took, what was said, and what the state of training has."""
-        return [*super()._excluded_save_params(), "_rollout_seconds", "_has_warned_of_scale", "noise_process"]
+        own = ("_rollout_seconds", "_has_warned_of_scale", "past_rollouts", "noise_process")
+        return [*super()._excluded_save_params(), *own]
 
     def _probe_policy(self) -> Actor:
         """Refuse, now and not after the first rollout, a policy that the trust region cannot handle."""

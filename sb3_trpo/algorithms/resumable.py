@@ -1,17 +1,16 @@
 """Algorithms that go on where they were saved (see `training_state`)."""
 
-from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_trpo.algorithms.saved import SavedAlgorithm
 from sb3_trpo.algorithms.training_state import TrainingState, pending_log
 from sb3_trpo.algorithms.watch import watched
-from sb3_trpo.saving.model import ModelFile
+from sb3_trpo.saving.model import SavedModel
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="ResumableAlgorithm")
 
@@ -19,16 +18,19 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="ResumableAlgorithm")
 class ResumableAlgorithm(SavedAlgorithm):
     """An algorithm that goes on, where it was saved, as if it had not been interrupted."""
 
+    read_to_go_on: ClassVar[tuple[str, ...]] = ("_training_state",)
     while_learning: ExitStack
     """Closed when `learn` ends, in whatever way: for callbacks that have something to undo then."""
-    keeps_boundaries: bool = False
-    """Whether the state at the start of every rollout is kept, from which an interrupted training goes on exactly."""
+    _keeps_boundaries: bool = False
+    callback_states: dict[str, dict[str, Any]]
+    """What callbacks remember from rollout to rollout, by their names; saved with the model."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._training_state: dict[str, Any] | None = None  # set in a file, and from `load` to `learn`
         self._boundary: TrainingState | None = None  # of the last rollout's start, where it is kept
         self._n_updates_at_start = 0
+        self.callback_states: dict[str, dict[str, Any]] = {}
 
     def learn(self: SelfAlgorithm, *args: Any, **kwargs: Any) -> SelfAlgorithm:
         """As in Stable-Baselines3."""
@@ -63,6 +65,11 @@ class ResumableAlgorithm(SavedAlgorithm):
         """Write the log; iterations are counted through where a training goes on."""
         super().dump_logs(iteration and self._n_updates - self._n_updates_at_start + 1)
 
+    def keep_boundaries(self) -> None:
+        """Until `learn` ends, keep the state at the start of every rollout: a model saved later goes on from there."""
+        self._keeps_boundaries = True
+        self.while_learning.callback(setattr, self, "_keeps_boundaries", False)
+
     @property
     def timesteps_left(self) -> int:
         """Environment steps that were asked of the last `learn` and not made: with which a loaded model goes on."""
@@ -83,30 +90,9 @@ class ResumableAlgorithm(SavedAlgorithm):
             for layers in environment["envs"]
         ]
 
-    def save(self, path: ModelFile, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save the model, and with it all that `load` with ``force_reset=False`` needs to go on exactly.
-
-        That is the state between two updates. Saved during a rollout, it is that of its start if a callback keeps it
-        (`sb3_trpo.callbacks.Checkpoints`), else the present one: the steps of the rollout so far are then not learned
-        from. A file is written whole or not at all, an open one as it comes.
-
-        :param path: ``.zip`` is added to a path without suffix, folders are made
-        :param exclude: attributes that are not to be saved, such as ``"_training_state"``
-        :param include: attributes that usually are not, and are to be
-        :raises OSError: naming the file, when it cannot be written; the old one is as it was
-        :raises ValueError: for an attribute that cannot be saved
-        """
-        waiting = self._training_state  # loaded, and not yet gone on from
-        if waiting is None:
-            self._training_state = self._state_between_updates()._asdict()
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self._training_state = waiting
-
     def _note_boundary(self) -> None:
         """A rollout begins: note the state if it is to be kept."""
-        if self.keeps_boundaries:
+        if self._keeps_boundaries:
             self._boundary = TrainingState.of(self)
 
     @property
@@ -123,49 +109,20 @@ class ResumableAlgorithm(SavedAlgorithm):
         since = {name: entry for name, entry in pending_log(self).items() if not name.startswith("train/")}
         return boundary._replace(log={**since, **boundary.log})
 
-    @classmethod
-    def load(
-        cls: type[SelfAlgorithm],
-        path: ModelFile,
-        env: GymEnv | str | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trust: bool = False,
-        **kwargs: Any,
-    ) -> SelfAlgorithm:
-        """Load a model saved by this class; `TRPO` also loads those of `sb3_contrib.TRPO`.
-
-        A model of sb3-contrib keeps its behaviour: its radius and damping, which are averages over action
-        dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
-        given here are taken as they are.
-
-        No code of the file is run. Classes of your own and lambdas, which are code, are loaded with ``trust=True``
-        only: pass it for files that you made yourself.
-
-        :param env: environment to go on training in, or its id; not needed to predict
-        :param custom_objects: values in place of those of the file
-        :param trust: run the code that is in the file
-        :param force_reset: False to go on exactly: environments, random generators, statistics and counters are then as
-            they were when the model was saved, once `learn` is called with ``reset_num_timesteps=False``:
-
-            .. code-block:: python
-
-                model = TRPO.load("cheetah", env=env, force_reset=False)
-                model.learn(model.timesteps_left, reset_num_timesteps=False)
-
-        :param kwargs: constructor arguments to change
-        :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
-            for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
-        """
-        if force_reset:
-            custom_objects = {**(custom_objects or {}), "_training_state": None}  # not even read
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, trust, **kwargs)
-        if model._training_state is not None:
-            TrainingState.read(model._training_state).rewind(model)
-        return model
+    def _attributes(self) -> dict[str, Any]:
+        """Also the state of training, be it one that was loaded and not yet gone on from."""
+        state = self._training_state or self._state_between_updates()._asdict()
+        return {**super()._attributes(), "_training_state": state}
 
     def _excluded_save_params(self) -> list[str]:
         """Also what belongs to the running `learn`."""
-        return [*super()._excluded_save_params(), "_boundary", "keeps_boundaries", "while_learning"]
+        return [*super()._excluded_save_params(), "_boundary", "_keeps_boundaries", "while_learning"]
+
+    def _restore(self, file: SavedModel, device: th.device | str) -> None:
+        """Also count as the state of training does that was in the file.
+
+        :raises ValueError: also when it is none
+        """
+        super()._restore(file, device)
+        if self._training_state is not None:
+            TrainingState.read(self._training_state).rewind(self)

@@ -26,13 +26,19 @@ class SavedAlgorithm(OnPolicyAlgorithm):
     policy: Any
     kind: ClassVar[Kind] = Kind(masks=False, memory=False)
     """Of the policies that it trains."""
+    read_to_go_on: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are not even read from a file where episodes begin anew."""
     _kept_by_optimizer: Any
 
     def save(self, path: ModelFile, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save the model: a file is written whole or not at all, an open one as it comes.
+        """Save the model, and with it all that `load` with ``force_reset=False`` needs to go on exactly.
+
+        That is the state between two updates. Saved during a rollout, it is that of its start if a callback keeps it
+        (`sb3_trpo.callbacks.Checkpoints`), else the present one: the steps of the rollout so far are then not learned
+        from. A file is written whole or not at all, an open one as it comes.
 
         :param path: ``.zip`` is added to a path without suffix, folders are made
-        :param exclude: attributes that are not to be saved
+        :param exclude: attributes that are not to be saved, such as ``"_training_state"``
         :param include: attributes that usually are not, and are to be
         :raises OSError: naming the file, when it cannot be written; the old one is as it was
         :raises ValueError: for an attribute that cannot be saved
@@ -43,7 +49,7 @@ class SavedAlgorithm(OnPolicyAlgorithm):
         write_model(
             path,
             ALGORITHM_FOR[self.kind],
-            {name: value for name, value in vars(self).items() if name not in left_out},
+            {name: value for name, value in self._attributes().items() if name not in left_out},
             self.get_parameters(),
             {name: recursive_getattr(self, name) for name in variables},
         )
@@ -60,19 +66,32 @@ class SavedAlgorithm(OnPolicyAlgorithm):
         trust: bool = False,
         **kwargs: Any,
     ) -> SelfSaved:
-        """Load a model saved by this class.
+        """Load a model saved by this class; `TRPO` also loads those of `sb3_contrib.TRPO`.
+
+        A model of sb3-contrib keeps its behaviour: its radius and damping, which are averages over action
+        dimensions, are translated to those of the joint action, with a warning that tells the numbers. Arguments
+        given here are taken as they are.
 
         No code of the file is run. Classes of your own and lambdas, which are code, are loaded with ``trust=True``
         only: pass it for files that you made yourself.
 
         :param env: environment to go on training in, or its id; not needed to predict
         :param custom_objects: values in place of those of the file
-        :param force_reset: begin new episodes
         :param trust: run the code that is in the file
+        :param force_reset: False to go on exactly: environments, random generators, statistics and counters are then as
+            they were when the model was saved, once `learn` is called with ``reset_num_timesteps=False``:
+
+            .. code-block:: python
+
+                model = TRPO.load("cheetah", env=env, force_reset=False)
+                model.learn(model.timesteps_left, reset_num_timesteps=False)
+
         :param kwargs: constructor arguments to change
         :raises ValueError: for the file of another algorithm, saying which class loads it, or of another environment;
             for a damaged file, or one that needs to be trusted; and for an argument that cannot be used
         """
+        if force_reset:
+            custom_objects = {**(custom_objects or {}), **dict.fromkeys(cls.read_to_go_on)}
         if isinstance(env, str):
             env = maybe_make_env(env, verbose=0)
         if env is not None:
@@ -127,12 +146,16 @@ class SavedAlgorithm(OnPolicyAlgorithm):
             params["policy.optimizer"] = state
         super().set_parameters(params, exact_match, device)
 
+    def _attributes(self) -> dict[str, Any]:
+        """What is saved, if it is not left out."""
+        return vars(self)
+
     def _excluded_save_params(self) -> list[str]:
         """Also what is found anew."""
         return [*super()._excluded_save_params(), *REBUILT, "_kept_by_optimizer"]
 
     def _restore(self, file: SavedModel, device: th.device | str) -> None:
-        """Take the weights of a file.
+        """Take the weights of a file, when its attributes have been taken.
 
         :raises FileError: when they are not those of this policy
         """

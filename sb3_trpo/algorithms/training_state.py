@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 CHANGED_BY_ROLLOUTS = (
     "num_timesteps", "_episode_num", "ep_info_buffer", "ep_success_buffer", "_last_obs", "_last_episode_starts",
-    "_last_original_obs", "_last_lstm_states", "_current_progress_remaining", "noise_process",
+    "_last_original_obs", "_last_lstm_states", "_current_progress_remaining", "past_rollouts", "noise_process",
 )  # fmt: skip
-"""Attributes of an algorithm that are others after a rollout, whether or not an update followed."""
+"""Attributes of an algorithm that are others after a rollout and its update, and that no other part of a file has."""
 
 
 class TrainingState(NamedTuple):

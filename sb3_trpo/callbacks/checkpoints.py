@@ -8,6 +8,7 @@ from typing import Any
 
 from sb3_trpo.algorithms.arguments import check_integer
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.callbacks.signals import SIGNALS, EndedBySignals, Interrupted, SignalWatch
 
 
@@ -74,32 +75,25 @@ class Checkpoints(EndedBySignals):
     def _on_training_start(self) -> None:
         super()._on_training_start()
         self.save_path.mkdir(parents=True, exist_ok=True)  # now, and not at the end, if it cannot be made
-        self.model.keeps_boundaries = True
         self.model.while_learning.enter_context(self._ended_by_signals())
-        self._plan()
+        self._last = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
         super()._on_rollout_start()
-        if self.save_freq and self.num_timesteps >= self._due:
-            self._plan()
+        if has_passed_multiple(self.save_freq, self._last, self.num_timesteps):
+            self._last = self.num_timesteps
             self._save()
 
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
         """While `learn` runs."""
-        try:
-            with self.watch:
-                try:
-                    yield
-                except Interrupted as interrupted:
-                    self.watch.raises_at_once = False
-                    self._save()
-                    raise SystemExit(interrupted.exit_code) from None
-        finally:
-            self.model.keeps_boundaries = False
-
-    def _plan(self) -> None:
-        self._due = (self.num_timesteps // self.save_freq + 1) * self.save_freq if self.save_freq else 0
+        with self.watch:
+            try:
+                yield
+            except Interrupted as interrupted:
+                self.watch.raises_at_once = False
+                self._save()
+                raise SystemExit(interrupted.exit_code) from None
 
     def _save(self) -> None:
         step = self.model.resumes_at

@@ -22,7 +22,7 @@ from torch import Tensor
 from sb3_trpo.core.distributions import Distribution, MetricDistribution, Tangents
 from sb3_trpo.core.kronecker import Factors
 from sb3_trpo.core.mlp import MlpJacobian
-from sb3_trpo.core.parameters import flat_gradient, unflatten
+from sb3_trpo.core.parameters import elsewhere, flat_gradient, flatten
 from sb3_trpo.core.surrogate import weighted_mean
 
 KEPT_BYTES = 256 * 2**20
@@ -230,12 +230,6 @@ class FiniteDifferenceJacobian:
         return self._reverse.vjp(cotangents)
 
     def _at(self, vector: Tensor, h: float) -> Tangents:
-        """The outputs at ``theta + h v``; the graph, which does not look at ``data``, still holds at theta."""
-        here = [parameter.detach().clone() for parameter in self._parameters]
-        try:
-            for parameter, direction in zip(self._parameters, unflatten(vector, self._parameters), strict=True):
-                parameter.data.add_(direction, alpha=h)
+        """The outputs at ``theta + h v``; the graph still holds at theta."""
+        with elsewhere(self._parameters, flatten(self._parameters) + h * vector):
             return tuple(output.clone() for output in self._evaluate())  # one may be a parameter itself
-        finally:
-            for parameter, value in zip(self._parameters, here, strict=True):
-                parameter.data.copy_(value)

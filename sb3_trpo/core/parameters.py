@@ -4,7 +4,8 @@ The natural step works on a vector theta in R^P; networks hold theta as a list o
 list is the order in the vector, so the same list must be used for every call within one update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch as th
 from torch import Tensor
@@ -34,6 +35,22 @@ def assign(parameters: Sequence[Tensor], vector: Tensor) -> None:
     with th.no_grad():
         for parameter, value in zip(parameters, unflatten(vector, parameters), strict=True):
             parameter.copy_(value)
+
+
+@contextmanager
+def elsewhere(parameters: Sequence[Tensor], vector: Tensor) -> Iterator[None]:
+    """Have ``parameters`` be ``vector`` (P,) inside the block; afterwards they are the same as before, bit for bit.
+
+    Graphs that were built before do not see it, and can be differentiated afterwards.
+    """
+    here = [parameter.detach().clone() for parameter in parameters]
+    try:
+        for parameter, value in zip(parameters, unflatten(vector, parameters), strict=True):
+            parameter.data.copy_(value)
+        yield
+    finally:
+        for parameter, value in zip(parameters, here, strict=True):
+            parameter.data.copy_(value)
 
 
 def flat_gradient(

@@ -33,7 +33,7 @@ import torch as th
 from torch import Tensor
 
 from sb3_trpo.core.natural_step import NaturalStep
-from sb3_trpo.core.parameters import assign, flatten
+from sb3_trpo.core.parameters import elsewhere, flatten
 from sb3_trpo.core.problem import Evaluation, Sample, TrustRegionProblem
 
 
@@ -96,13 +96,9 @@ class GradientTracking:
 
 def gradient_at(parameters: Tensor, problem: TrustRegionProblem, sample: Sample, truncation: float) -> Tensor:
     """``g_t`` at ``parameters`` (P,) with ratios up to ``truncation``; the problem's own are then as before."""
-    here = flatten(problem.parameters)
-    try:
-        assign(problem.parameters, parameters)
+    with elsewhere(problem.parameters, parameters):
         gradients = [
             sample.policy.linearize(batch.observations).gradient(batch.objective.truncated(truncation))[1]
             for batch in sample.batches
         ]
-    finally:
-        assign(problem.parameters, here)
     return reduce(th.add, gradients)

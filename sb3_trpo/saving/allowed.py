@@ -23,6 +23,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "gymnasium.spaces.tuple": ("Tuple",),
     "rl_zoo3.utils": ("SimpleLinearSchedule",),
     "sb3_contrib.common.recurrent.type_aliases": ("RNNStates",),
+    "sb3_trpo.algorithms.replay": ("Rollout",),
     "sb3_trpo.algorithms.regressions": ("GaussNewtonRegression", "MinibatchRegression"),
     "sb3_trpo.core.trust_region": ("AdaptiveRadius", "FixedRadius", "ScheduledRadius"),
     "sb3_trpo.extensions.confidence": ("ConfidenceRadius",),

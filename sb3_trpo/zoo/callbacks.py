@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.evaluation.scores import Score, read_scores, write_scores
 from sb3_trpo.zoo.console import progress_bar
 from sb3_trpo.zoo.errors import UsageError
@@ -42,11 +43,11 @@ class Saver(BaseCallback):
         return self.evaluations[-1][0] if self.evaluations else 0
 
     def _on_training_start(self) -> None:
-        self.due = (self.num_timesteps // self.save_freq + 1) * self.save_freq if self.save_freq > 0 else 0
+        self.last_saved = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        if self.save_freq > 0 and self.num_timesteps >= self.due:
-            self._on_training_start()
+        if has_passed_multiple(self.save_freq, self.last_saved, self.num_timesteps):
+            self.last_saved = self.num_timesteps
             save_checkpoint(self.model, self.run.checkpoint(self.num_timesteps))
 
     def _on_step(self) -> bool:
@@ -71,18 +72,27 @@ class Saver(BaseCallback):
 
     def go_on_from(self, step: int) -> None:
         """Read the evaluations up to the checkpoint that the run goes on from; those after it are made again."""
-        try:
-            with np.load(self.run.folder / "evaluations.npz") as saved:
-                columns = (saved["timesteps"].tolist(), saved["results"], saved["ep_lengths"])
-            scores = read_scores(self.run.folder / SCORES)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UsageError(f"evaluations of {self.run.folder} cannot be read: {error}") from error
-        self.best = float(columns[1].mean(1).max())  # of the model that is there, be it from after the checkpoint
-        self.evaluations = [row for row in zip(*columns, strict=True) if row[0] <= step]
+        evaluations, scores = read_evaluations(self.run)
+        # of the model that is there, be it from after the checkpoint
+        self.best = max((float(returns.mean()) for _, returns, _ in evaluations), default=-np.inf)
+        self.evaluations = [row for row in evaluations if row[0] <= step]
         self.scores = [score for score in scores if score.step <= step]
         self.seconds_before = max((score.wall_s for score in self.scores), default=0.0)
+
+
+def read_evaluations(run: Run) -> tuple[list[tuple[int, Any, Any]], list[Score]]:
+    """What a `Saver` wrote: step, returns and lengths of each evaluation, and the table of scores.
+
+    :raises UsageError: when they are there and cannot be read
+    """
+    try:
+        with np.load(run.folder / "evaluations.npz") as saved:
+            columns = (saved["timesteps"].tolist(), saved["results"], saved["ep_lengths"])
+        return [*zip(*columns, strict=True)], read_scores(run.folder / SCORES)
+    except FileNotFoundError:
+        return [], []
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"evaluations of {run.folder} cannot be read: {error}") from error
 
 
 class TrainingBar(BaseCallback):

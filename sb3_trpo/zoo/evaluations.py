@@ -1,20 +1,18 @@
 """Evaluation while training: episodes between two updates, which leave the training bit for bit as it was."""
 
-import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_trpo.zoo.masks import predictor
+from sb3_trpo.callbacks.episodes import play
+from sb3_trpo.callbacks.multiples import has_passed_multiple
+from sb3_trpo.zoo.masks import check_masks
 
 
 class Evaluation(NamedTuple):
@@ -78,7 +76,7 @@ class PeriodicEvaluation(BaseCallback):
         self.last = self.num_timesteps if self.last_before is None else self.last_before
 
     def _on_rollout_start(self) -> None:
-        if self.every > 0 and self.num_timesteps >= (self.last // self.every + 1) * self.every:
+        if has_passed_multiple(self.every, self.last, self.num_timesteps):
             self._evaluate()
 
     def _on_step(self) -> bool:
@@ -119,33 +117,9 @@ def evaluate(
 
     :raises UsageError: when the algorithm acts by masks and the environment has none
     """
+    check_masks(type(model), env)
     training_env = model.get_env()
     if training_env is not None and training_env is not env:
         sync_envs_normalization(training_env, env)
-    with _generators_kept():
-        env.seed(seed)
-        returns, lengths = evaluate_policy(
-            predictor(model, env),
-            env,
-            n_episodes,
-            deterministic=deterministic,
-            callback=lambda *_: poll(),
-            return_episode_rewards=True,
-            warn=False,
-        )
-    return Evaluation(0, np.asarray(returns, np.float64), np.asarray(lengths, np.int64), float("nan"), 0.0)
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Actions that are sampled draw from torch's generator, and some environments from Python's or numpy's."""
-    python, numpy, torch = random.getstate(), np.random.get_state(), th.get_rng_state()  # noqa: NPY002
-    cuda = th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        th.set_rng_state(torch)
-        if cuda:
-            th.cuda.set_rng_state_all(cuda)
+    episodes = play(model, env, n_episodes, seed, deterministic, poll)
+    return Evaluation(0, episodes.returns, episodes.lengths, float("nan"), 0.0)

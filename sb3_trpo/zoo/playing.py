@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo.callbacks.episodes import predictor
 from sb3_trpo.evaluation.statistics import aggregate_iqm, stratified_bootstrap
 from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.evaluations import evaluate
 from sb3_trpo.zoo.files import replacing
 from sb3_trpo.zoo.grid import MAX_SEED
-from sb3_trpo.zoo.masks import predictor
+from sb3_trpo.zoo.masks import check_masks
 from sb3_trpo.zoo.runs import Checkpoint, Run, find_run, load_model, load_statistics
 from sb3_trpo.zoo.training import make_evaluation_env
 
@@ -113,6 +114,7 @@ def enjoy(
     mode = None if not render and video is None else "human" if video is None else "rgb_array"
     returns: list[float] = []
     with _at_play(run, _checkpoint(run, best), 1, device, trust, mode) as (model, env), _film(video, env) as shoot:
+        check_masks(type(model), env)
         player = predictor(model, env)
         env.seed(seed)
         observation, state, start = env.reset(), None, np.ones(1, bool)

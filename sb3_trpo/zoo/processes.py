@@ -3,10 +3,10 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
-from types import FrameType
+
+from sb3_trpo.callbacks.signals import Interrupted, SignalWatch
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """For numpy and torch, which read them when they are loaded."""
@@ -34,40 +34,19 @@ def environment_of_workers() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a Ctrl-C that came meanwhile arrives now
 
 
-TOGETHER_SECONDS = 0.5
-"""Signals that come so soon after another are the same request: `timeout` and schedulers send two at once."""
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """End by SIGTERM, as schedulers send it, like by Ctrl-C; in the main thread only, others get no signals.
-
-    A second one that comes at once does not interrupt the tidying up.
+def sigterm_interrupts() -> SignalWatch:
+    """In the ``with`` block SIGTERM, as schedulers send it, raises like Ctrl-C; what follows is the tidying up, which
+    another Ctrl-C interrupts, and another SIGTERM does not.
     """
-    last = -TOGETHER_SECONDS
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        if number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)  # once: what follows is the tidying up
-        now = time.monotonic()
-        if now - last >= TOGETHER_SECONDS:
-            last = now
-            raise KeyboardInterrupt
-
     heard = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in the background
         heard.append(signal.SIGINT)
-    try:
-        before = {number: signal.signal(number, interrupt) for number in heard}
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return SignalWatch(heard, raises_at_once=True, again=_interrupt_by_ctrl_c)
+
+
+def _interrupt_by_ctrl_c(number: int) -> None:
+    if number == signal.SIGINT:
+        raise Interrupted(number)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.subproc import WorkerError
 from sb3_trpo.callbacks.signals import SIGNALS, EndedBySignals, Interrupted, SignalWatch
 from sb3_trpo.zoo import grid
-from sb3_trpo.zoo.callbacks import Saver, TrainingBar
+from sb3_trpo.zoo.callbacks import Saver, TrainingBar, read_evaluations
 from sb3_trpo.zoo.console import print_line, stderr
 from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation
@@ -131,7 +131,7 @@ def train(
 def resume(
     where: str | Path, n_timesteps: float | None = None, show_progress: bool = False, trust: bool = False
 ) -> Trained:
-    """Go on with a run that was stopped, or train a finished one for longer.
+    """Go on with a run that was stopped, be it in its last evaluation, or train a finished one for longer.
 
     A run of ours goes on as if it had not been stopped, down to the last bit, wherever the state of the environments
     can be saved; where it cannot, and with other algorithms, new episodes begin, of which a warning tells.
@@ -158,7 +158,8 @@ def resume(
         stack.enter_context(closing(env))
         load_statistics(env, newest, trust)
         model = load_model(run, newest, arguments["device"], env, trust)
-        if model.num_timesteps >= total:
+        is_evaluated = model.num_timesteps in [step for step, *_ in read_evaluations(run)[0]]
+        if model.num_timesteps >= total and is_evaluated:
             raise UsageError(
                 f"run {run.folder} has had its {model.num_timesteps:,} steps: give a larger n_timesteps to go on"
             )
@@ -202,10 +203,9 @@ def _learn(
             last=saver.last_evaluated, poll=watch.poll,
         )  # fmt: skip
         bar = stack.enter_context(TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show or in_lines))
-        model.keeps_boundaries = True  # type: ignore[attr-defined]  # noticed by our own
         try:
             model.learn(
-                total - model.num_timesteps,
+                max(total - model.num_timesteps, 0),  # none where only the last evaluation is missing
                 callback=[*make_callbacks(hyperparams), EndedBySignals(watch), evaluation, saver, bar],
                 reset_num_timesteps=model.num_timesteps == 0,
             )

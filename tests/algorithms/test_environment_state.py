@@ -99,6 +99,56 @@ def test_a_state_made_by_somebody_else_sets_no_methods(name):
         restore(env, state)
 
 
+GENERATOR = {"bit_generator": "MT19937"}
+REFUSED = {
+    "a generator": ("_np_random cannot take", lambda env, _: env["generators"].update(_np_random=GENERATOR)),
+    "a generator that is not there": ("mine is none of", lambda env, _: env["generators"].update(mine=GENERATOR)),
+    "a space": ("action_space cannot take", lambda env, _: env["spaces"]["action_space"].update(generator=GENERATOR)),
+    "a method": (r"CartPoleEnv\.step is not part", lambda env, _: env["values"].update(step=1)),
+    "a property": (r"CartPoleEnv\.unwrapped is not part", lambda env, _: env["values"].update(unwrapped=1)),
+    "an object": ("a builtins.object", lambda env, _: env["values"].update(state=object())),
+    "statistics": ("obs_rms cannot take", lambda _, normalizer: normalizer["objects"]["obs_rms"].update(values=1)),
+    "a layer": ("layers .*World, and there", lambda env, _: env.update(type="World")),
+}
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_a_state_of_which_a_part_is_refused_changes_nothing(vec_env):
+    """Neither of what comes before that part, nor in other environments."""
+    env, other = (
+        VecNormalize(make_vec_env("CartPole-v1", 2, seed=1, vec_env_cls=vec_env, wrapper_class=Resumable))
+        for _ in range(2)
+    )
+    try:
+        env.reset()
+        play(env, choices(env, 5))
+        other.reset()
+        before = capture(other).state
+        for sentence, spoil in REFUSED.values():
+            state = capture(env).state
+            spoil(state["envs"][1][-1], state["wrappers"][0])
+            with pytest.raises(ValueError, match=sentence):
+                restore(other, state)
+            np.testing.assert_equal(capture(other).state, before)
+        restore(other, capture(env).state)
+        actions = choices(env, 5)
+        assert_same(play(env, actions), play(other, actions))
+    finally:
+        env.close()
+        other.close()
+
+
+def test_physics_of_another_size_are_refused():
+    env = make_vec_env("InvertedPendulum-v5", 2, seed=1)
+    env.reset()
+    before, state = capture(env).state, capture(env).state
+    state["envs"][0][-1]["values"]["frame_skip"] = 5
+    state["envs"][1][-1]["physics"]["data"]["integrated"] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"InvertedPendulumEnv\.data cannot take .*: TypeError: state size"):
+        restore(env, state)
+    np.testing.assert_equal(capture(env).state, before)
+
+
 class World(gym.Env):
     """Whose state is an object that nobody knows."""
 
@@ -149,6 +199,30 @@ def test_processes_are_captured_only_by_those_who_can():
     finally:
         plain.close()
         unknown.close()
+
+
+class Odd(World):
+    """What it remembers raises when it is looked at."""
+
+    def __init__(self):
+        self.notes = Odd.Notes()
+
+    class Notes(dict):
+        """Not to be read."""
+
+        def items(self):
+            raise RuntimeError("private")
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_whatever_looking_into_an_environment_raises_its_process_lives_on(vec_env):
+    env = vec_env([lambda: Resumable(Odd())])
+    try:
+        assert capture(env).reason == "RuntimeError: private"
+        env.reset()
+        env.step(choices(env, 1)[0])
+    finally:
+        env.close()
 
 
 def test_an_environment_unlike_the_one_that_was_captured_is_refused():

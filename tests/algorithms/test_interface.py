@@ -41,6 +41,7 @@ def test_arguments_of_sb3_contrib_keep_name_position_and_default():
         "validation_kwargs",
         "ent_coef",
         "entropy_floor",
+        "reuse",
         "action_noise",
         "action_noise_kwargs",
     ]

@@ -18,8 +18,8 @@ from sb3_trpo import RecurrentTRPO
 from sb3_trpo.algorithms.actor import Actor
 from sb3_trpo.algorithms.policies import MaskableMlpLstmPolicy, MlpLstmPolicy
 from sb3_trpo.algorithms.recurrent import OWN_METHODS
+from sb3_trpo.callbacks.episodes import predictor
 from sb3_trpo.core.parameters import flatten
-from sb3_trpo.zoo.masks import predictor
 from tests.algorithms.capture import captured_steps
 from tests.algorithms.kinds import (
     BOX,

@@ -26,7 +26,7 @@ class SaveAtBoundaries(BaseCallback):
         self.at, self.after, self.files = at, after, {}
 
     def _on_training_start(self):
-        self.model.keeps_boundaries = True
+        self.model.keep_boundaries()
 
     def _on_rollout_start(self):
         self.steps = 0

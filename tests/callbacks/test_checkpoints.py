@@ -26,7 +26,7 @@ def test_they_are_saved_between_updates_at_multiples_of_the_frequency(tmp_path):
     other = load("CartPole", Checkpoints.latest(tmp_path, "cart"))
     other.learn(other.timesteps_left, reset_num_timesteps=False)
     assert_same_training(model, other)
-    assert not model.keeps_boundaries
+    assert not model._keeps_boundaries
 
 
 def test_some_of_them_are_kept(tmp_path, capsys):
@@ -95,6 +95,30 @@ def test_a_training_that_a_signal_ends_goes_on_exactly(kind, tmp_path):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_trainings_ended_at_random_instants_go_on_exactly(kind, tmp_path):
     assert interrupt_at_random(kind, tmp_path, 50, seed=1) > 20
+
+
+class Ask(BaseCallback):
+    """Asks the process to end, once, in the middle of a rollout."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = False
+
+    def _on_step(self):
+        if self.num_timesteps == 100 and not self.asked:
+            self.asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+
+def test_the_callback_that_a_signal_ended_can_be_used_again(tmp_path):
+    callbacks = [Checkpoints(tmp_path), Ask()]
+    with pytest.raises(SystemExit):
+        new_model("CartPole").learn(TOTAL, callbacks)
+    assert names(tmp_path) == ["rl_model_80_steps.zip"]
+    other = load("CartPole", tmp_path / "rl_model_80_steps.zip")
+    other.learn(other.timesteps_left, callbacks, reset_num_timesteps=False)
+    assert_same_training(new_model("CartPole").learn(TOTAL), other)
 
 
 class Fail(BaseCallback):

@@ -47,6 +47,27 @@ def test_the_same_request_may_come_twice(earlier_handler):
         assert watch.received == signal.SIGUSR1
 
 
+def test_what_ended_one_block_does_not_end_the_next(earlier_handler):
+    watch = SignalWatch([signal.SIGUSR1])
+    for _ in range(2):
+        with watch:
+            watch.poll()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with pytest.raises(Interrupted):
+                watch.poll()
+
+
+def test_a_second_signal_does_what_is_asked_for(earlier_handler, monkeypatch):
+    again = []
+    seconds = iter([0.0, 0.1, 0.6, 0.7, 1.2])
+    with SignalWatch([signal.SIGUSR1], again=again.append) as watch:
+        monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+        for n_requests in (0, 0, 1, 1, 2):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert again == n_requests * [signal.SIGUSR1]
+        assert watch.received == signal.SIGUSR1
+
+
 def test_ctrl_c_ends_with_130():
     assert Interrupted(signal.SIGINT).exit_code == 130
 

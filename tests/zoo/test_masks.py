@@ -6,13 +6,14 @@ import yaml
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_with_masks
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_trpo.callbacks.episodes import predictor, takes_masks
 from sb3_trpo.evaluation.scores import read_scores
 from sb3_trpo.zoo.algorithms import algorithm_class
 from sb3_trpo.zoo.benchmarking import benchmark
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.evaluations import PeriodicEvaluation, evaluate
 from sb3_trpo.zoo.listing import list_runs
-from sb3_trpo.zoo.masks import check_masks, predictor, takes_masks
+from sb3_trpo.zoo.masks import check_masks
 from sb3_trpo.zoo.models import make_env, make_model
 from sb3_trpo.zoo.playing import enjoy, evaluate_run
 from sb3_trpo.zoo.train_run import resume, train
@@ -125,7 +126,7 @@ def test_an_environment_without_masks_is_refused_to_play_in():
     env = make_env("Masked-v0", {}, n_envs=1)
     with pytest.raises(UsageError, match="needs an environment with a method"):
         evaluate(model, env, 1, seed=0)
-    with pytest.raises(UsageError, match="needs an environment with a method"):
+    with pytest.raises(ValueError, match="needs an environment with a method"):
         predictor(model, env)
 
 

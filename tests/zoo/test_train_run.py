@@ -18,7 +18,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo import TRPO
 from sb3_trpo.evaluation.scores import read_scores
+from sb3_trpo.zoo import evaluations
 from sb3_trpo.zoo.errors import UsageError
+from sb3_trpo.zoo.evaluations import evaluate
 from sb3_trpo.zoo.runs import find_run, find_runs, new_run
 from sb3_trpo.zoo.train_run import resume, train
 
@@ -189,6 +191,27 @@ def test_a_run_that_a_signal_ends_goes_on_bit_for_bit(number, code, vec_env, tmp
     for a, b in zip(whole.model.policy.parameters(), resumed.model.policy.parameters(), strict=True):
         assert th.equal(a, b)
     assert without_clock(whole.run) == without_clock(resumed.run)
+
+
+def test_a_run_that_is_ended_in_its_last_evaluation_goes_on_with_that(pendulum, tmp_path, monkeypatch):
+    settings = {**SMALL, "seed": 7, "eval_freq": 256, "save_freq": 512}
+
+    def ended(model, *arguments):
+        if model.num_timesteps == 1024:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(model, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluations, "evaluate", ended)
+        trained = train("Pendulum-v1", n_timesteps=1024, log_folder=tmp_path / "ended", **settings)
+    assert trained.exit_code == 143
+    assert [row.step for row in read_scores(trained.run.folder / "scores.csv")] == [256, 512, 768]
+    assert resume(trained.run.folder).evaluation.step == 1024
+    assert without_clock(trained.run) == without_clock(pendulum.run)
+    with pytest.raises(UsageError, match="has had its 1,024 steps"):
+        resume(trained.run.folder)
+    resumed = [resume(run.folder, 1280) for run in (trained.run, pendulum.run)]
+    assert without_clock(resumed[0].run) == without_clock(resumed[1].run)
 
 
 def test_a_run_that_is_killed_goes_on_from_its_checkpoint_bit_for_bit(pendulum, tmp_path):

@@ -1,0 +1,133 @@
+"""Several rollouts in one update: what it learns from, how far it goes, what is kept of it."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.utils import obs_as_tensor
+from torch.distributions import kl_divergence
+
+from sb3_trpo import TRPO
+from sb3_trpo.algorithms.replay import Rollout, experience_of
+from sb3_trpo.core.parameters import flatten
+from sb3_trpo.extensions.sample_reuse import reuse_factor
+from tests.algorithms.kinds import collect, make_model
+from tests.algorithms.test_trust_region import components, frozen_copy
+
+KINDS = ["box", "discrete", "multi_discrete", "multi_binary", "dict", "image", "masked_discrete", "gsde", "beta"]
+
+
+def test_the_radius_by_hand():
+    assert [reuse_factor(m) for m in (1, 2, 3, 4)] == pytest.approx([1.0, 4 / 9, 1 / 4, 4 / 25])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_update_is_the_plain_one(kind):
+    """There is nothing to use again yet; V-trace of the policy that acted is generalised advantage estimation."""
+    plain, reusing = (collect(make_model(kind, reuse=reuse, n_critic_updates=0)) for reuse in (1, 3))
+    ours, theirs = experience_of(reusing), experience_of(plain)
+    for name in ("actions", "old_log_prob", "advantages", "returns", "weights"):
+        th.testing.assert_close(getattr(ours, name).float(), getattr(theirs, name).float(), rtol=1e-4, atol=1e-4)
+    assert th.equal(ours.clusters, theirs.clusters)
+    reusing.past_rollouts = ()
+    plain.train()
+    reusing.train()
+    weights = [flatten(list(model.policy.parameters())) for model in (plain, reusing)]
+    th.testing.assert_close(*weights, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_older_rollouts_are_seen_by_the_present_policy_and_critic(kind):
+    """Step by step in the order of the buffer, by the policy's own ``evaluate_actions``."""
+    model = make_model(kind, reuse=2, gamma=0.9, gae_lambda=0.8)
+    collect(model)
+    first = Rollout.of(model)
+    model.train()
+    collect(model)
+    second = Rollout.of(model)
+    found = experience_of(model)
+    n = 64
+    assert len(found.advantages) == 2 * n
+    th.testing.assert_close(found.weights, th.full((2 * n,), 1 / (2 * n)))
+    for index, rollout in enumerate((first, second)):
+        for env in range(2):
+            rows = slice(index * n + env * 32, index * n + (env + 1) * 32)
+            actions = th.as_tensor(rollout.actions[:, env])
+            observations = (
+                {k: v[:, env] for k, v in rollout.observations.items()}
+                if kind == "dict"
+                else (rollout.observations[:, env])
+            )
+            masks = {} if rollout.action_masks is None else {"action_masks": rollout.action_masks[:, env]}
+            with th.no_grad():
+                tensors = obs_as_tensor(observations, model.device)
+                taken = actions.flatten() if len(actions.shape) == 2 and actions.shape[1] == 1 else actions
+                taken = taken if kind in ("box", "beta", "gsde") else taken.float()
+                values, log_prob, _ = model.policy.evaluate_actions(tensors, taken, **masks)
+                last = (
+                    {k: v[env : env + 1] for k, v in rollout.last_observations.items()}
+                    if kind == "dict"
+                    else rollout.last_observations[env : env + 1]
+                )
+                last_value = float(model.policy.predict_values(model.policy.obs_to_tensor(last)[0]))
+            values = values.flatten().numpy()
+            cut = np.minimum(np.exp(log_prob.numpy() - rollout.log_probs[:, env]), 1.0)
+            advantage, expected = 0.0, np.zeros(32)
+            for t in reversed(range(32)):
+                ends = rollout.last_dones[env] if t == 31 else rollout.episode_starts[t + 1, env]
+                after = last_value if t == 31 else values[t + 1]
+                trace = 0.0 if t == 31 else cut[t + 1]
+                error = rollout.rewards[t, env] + 0.9 * after * (1 - ends) - values[t]
+                advantage = expected[t] = error + 0.9 * 0.8 * (1 - ends) * trace * advantage
+            np.testing.assert_allclose(found.old_log_prob[rows], rollout.log_probs[:, env])
+            np.testing.assert_allclose(found.advantages[rows], expected, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(found.returns[rows], values + cut * expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_rollouts_come_and_go_and_the_radius_with_them(loop):
+    model = make_model("box", reuse=3, target_kl=0.02, fast_rollout=loop)
+    for held, m in ((1, 1), (2, 2), (2, 3), (2, 3)):
+        collect(model)
+        old = frozen_copy(model)
+        rollouts = (*model.past_rollouts, Rollout.of(model))
+        model.train()
+        assert len(model.past_rollouts) == held
+        radius = 0.02 * reuse_factor(m)
+        assert model.logger.name_to_value["train/radius"] == pytest.approx(radius)
+        seen = th.as_tensor(np.concatenate([rollout.observations.reshape(64, -1) for rollout in rollouts]))
+        with th.no_grad():
+            (before,), (after,) = (components(policy.get_distribution(seen)) for policy in (old, model.policy))
+        kl = float(kl_divergence(before, after).sum(1).mean())
+        assert kl == pytest.approx(model.logger.name_to_value["train/kl_divergence_loss"], rel=1e-3)
+        assert kl <= radius * (1 + 1e-3)
+
+
+def test_once_is_the_plain_algorithm():
+    models = [make_model("box", **arguments).learn(192) for arguments in ({}, {"reuse": 1})]
+    assert th.equal(*(flatten(list(model.policy.parameters())) for model in models))
+    assert models[1].past_rollouts == ()
+
+
+def test_an_interrupted_update_leaves_the_rollouts_as_they_were(monkeypatch):
+    model = make_model("box", reuse=2).learn(128)
+    collect(model)
+    before = model.past_rollouts
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_trpo.algorithms.on_policy.fit_critic", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.train()
+    assert model.past_rollouts is before or all(a is b for a, b in zip(model.past_rollouts, before, strict=True))
+
+
+def test_policies_with_a_memory_are_refused():
+    with pytest.raises(ValueError, match=r"reuse=2 is for policies without memory"):
+        make_model("lstm", reuse=2)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "2"])
+def test_what_is_no_number_of_rollouts_is_refused(value):
+    with pytest.raises(ValueError, match=r"reuse=.* must be an integer >= 1"):
+        TRPO("MlpPolicy", "CartPole-v1", reuse=value)

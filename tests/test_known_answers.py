@@ -1,0 +1,62 @@
+"""The extensions do what they claim where the answer is known (`benchmarks.known_answers`, smaller)."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import known_answers
+from benchmarks.known_answers import LEVEL, PROBLEMS, episodes_needed, harm, learning, tracking
+
+NAMES = list(PROBLEMS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tracking_has_less_variance_at_equal_bias_and_points_better(name):
+    """Over fifty updates of ten episodes each, the first five apart, when there is no history."""
+    errors = [error for error in tracking(name, (1.0, 0.5), repetitions=30) if error.update >= 5]
+    plain, tracked = ([e for e in errors if e.weight == weight] for weight in (1.0, 0.5))
+    ratios = [b.variance / a.variance for a, b in zip(plain, tracked, strict=True)]
+    assert np.median(ratios) < 0.55
+    # what bias there is cannot be told from none beside the variance that is saved
+    saved = np.median([a.variance - b.variance for a, b in zip(plain, tracked, strict=True)])
+    assert abs(np.median([e.bias for e in tracked])) < 0.1 * saved
+    better = np.mean([b.cosine > a.cosine for a, b in zip(plain, tracked, strict=True)])
+    assert better > 0.9
+    assert np.mean([e.cosine for e in tracked]) > np.mean([e.cosine for e in plain]) + 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_confidence_radius_accepts_fewer_harmful_steps_and_no_more_than_its_level(name):
+    plain, sure = (harm(name, region, episodes=4, batches=500) for region in ("plain", "confidence"))
+    assert plain.accepted == 1.0
+    assert sure.accepted > 0.01
+    assert sure.harmful < 0.5 * plain.harmful
+    harmful = round(sure.harmful * sure.batches)
+    assert stats.binomtest(harmful, sure.batches, LEVEL, "greater").pvalue > 0.01
+    assert sure.loss > plain.loss  # closer to zero
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("episodes", [4, 10])
+@pytest.mark.parametrize("name", NAMES)
+def test_of_a_thousand_batches_no_more_do_harm_than_the_level_allows(name, episodes):
+    plain, sure = (harm(name, region, episodes, batches=1000) for region in ("plain", "confidence"))
+    assert sure.harmful <= LEVEL
+    assert sure.harmful < plain.harmful
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_used_again_are_fewer(name):
+    needed = {
+        reuse: np.median([episodes_needed(learning(name, reuse, seed, total=480), 0.8) for seed in range(3)])
+        for reuse in (1, 6)
+    }
+    assert needed[6] <= 0.65 * needed[1] < np.inf
+
+
+def test_the_benchmark_writes_its_tables_and_draws_its_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(known_answers, "UPDATES", 7)
+    monkeypatch.setattr(known_answers, "REUSES", (1, 2))
+    monkeypatch.setattr(known_answers, "BATCHES", (4, 6))
+    known_answers.main(quick=True, folder=tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"tracking.csv", "harm.csv", "reuse.csv", "known_answers.png"}

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.distributions import DiagGaussianDistribution, SquashedDiagGaussianDistribution
 from torch import Tensor
 
+from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core import sampling
 from sb3_trpo.core.activations import Array
 from sb3_trpo.core.distributions import Gaussian
@@ -35,8 +37,8 @@ class Exploration(Protocol):
     def actions(self, distribution: Any, episode_starts: Array) -> Tensor:
         """Actions (E, A) of Stable-Baselines3's distribution."""
 
-    def in_forward(self) -> AbstractContextManager[None]:
-        """Inside the block the actions of the policy's ``forward`` are these."""
+    def in_forward(self, buffer: RolloutBuffer) -> AbstractContextManager[None]:
+        """Inside the block, in which ``buffer`` is filled, the actions of the policy's ``forward`` are these."""
 
 
 def exploration_of(algorithm: "TrustRegionAlgorithm") -> Exploration:
@@ -81,7 +83,7 @@ class OwnNoise:
         drawn: Tensor = distribution.get_actions()
         return drawn
 
-    def in_forward(self) -> AbstractContextManager[None]:
+    def in_forward(self, buffer: RolloutBuffer) -> AbstractContextManager[None]:
         """They are."""
         return nullcontext()
 
@@ -109,41 +111,47 @@ class ProcessNoise:
         return _gaussian_actions(distribution, self._process.next(episode_starts))
 
     @contextmanager
-    def in_forward(self) -> Iterator[None]:
+    def in_forward(self, buffer: RolloutBuffer) -> Iterator[None]:
         """By a method in place of the distribution's own while ``forward`` runs: `predict` samples as ever.
+
+        The process goes on once for each step up to which ``buffer`` is filled, also where a callback calls the policy
+        as well; a copy of the policy, and other observations than those of the environments, are left alone.
 
         :raises ValueError: from a ``forward`` that does not sample from the policy's distribution
         """
-        policy, distribution = self._algorithm.policy, self._algorithm.policy.action_dist
-        own, was_set = policy.forward, "forward" in vars(policy)
+        own, n_envs = self._algorithm.policy, self._algorithm.n_envs
+        distribution = own.action_dist
+        step, noise, unused = -1, np.empty(0), False
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            noise, sampled = self._process.next(self._algorithm._last_episode_starts), []  # type: ignore[arg-type]
+        def sample() -> Tensor:
+            nonlocal unused
+            unused = False
+            return _gaussian_actions(distribution, noise)
 
-            def sample() -> Tensor:
-                sampled.append(True)
-                return _gaussian_actions(distribution, noise)
+        def begin(policy: Any, args: Any) -> None:
+            nonlocal step, noise, unused
+            if policy is not own or buffer.pos == buffer.buffer_size or len(Steps(args[0])) != n_envs:
+                return
+            if step != buffer.pos:
+                step, noise = buffer.pos, self._process.next(self._algorithm._last_episode_starts)  # type: ignore[arg-type]
+            distribution.sample, unused = sample, True
 
-            distribution.sample = sample
-            try:
-                answers = own(*args, **kwargs)
-            finally:
-                del distribution.sample
-            if not sampled:
+        def end(policy: Any, args: Any, answers: Any) -> None:
+            if policy is not own or "sample" not in vars(distribution):
+                return
+            del distribution.sample
+            if unused and answers is not None:
                 raise ValueError(
                     f"action_noise={self._algorithm.action_noise!r} has no part in the actions of "
                     f"{type(policy).__name__}: let forward sample from policy.action_dist, or leave action_noise None"
                 )
-            return answers
 
-        policy.forward = forward
+        hooks = own.register_forward_pre_hook(begin), own.register_forward_hook(end, always_call=True)
         try:
             yield
         finally:
-            if was_set:
-                policy.forward = own
-            else:
-                del policy.forward
+            for hook in hooks:
+                hook.remove()
 
 
 def _gaussian_actions(distribution: Any, noise: Array) -> Tensor:

@@ -25,6 +25,9 @@ PPO = {
 REBUILT = {"lr_schedule"}
 """Attributes that a loaded model makes anew from others, and that older files hold as functions."""
 
+PER_ENVIRONMENT = {"noise_process", "_last_lstm_states"}
+"""Attributes in a state of training with a row for each environment: another number of them begins with new ones."""
+
 
 def attributes_of(
     file: SavedModel,
@@ -53,7 +56,10 @@ def attributes_of(
             kwargs.setdefault(slot.attribute, None)  # build the new one instead of restoring the saved one
     replaced = REBUILT | (kwargs.keys() - {"policy_kwargs"})
     attributes = file.decoded([name for name in file.attributes if name not in replaced], trust, custom_objects)
-    _forget(attributes.get("_training_state"), {slot.attribute for slot in SLOTS.values()} & kwargs.keys())
+    forgotten = {slot.attribute for slot in SLOTS.values()} & kwargs.keys()
+    if env is not None and env.num_envs != attributes.get("n_envs"):
+        forgotten |= PER_ENVIRONMENT
+    _forget(attributes.get("_training_state"), forgotten)
     _refuse_strange_attributes(file, cls, attributes)
     is_contribs = "cg_tolerance" not in file.attributes
     if is_contribs:

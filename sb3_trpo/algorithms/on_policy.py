@@ -404,7 +404,7 @@ class TrustRegionAlgorithm(ResumableAlgorithm):
             if is_fast:
                 finished = rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
             else:
-                with options_taken(env, self.action_space), exploration_of(self).in_forward():
+                with options_taken(env, self.action_space), exploration_of(self).in_forward(rollout_buffer):
                     finished = self._collect_plainly(env, callback, rollout_buffer, n_rollout_steps)
         self._rollout_seconds = time.perf_counter() - started
         return finished

@@ -9,6 +9,10 @@ average (beta = 0.5: Hollenstein, Martius & Piater 2024, arXiv 2312.11091); off-
 "Pink Noise Is All You Need"). A process has a stream (A,) for each of E environments, all of them and all their
 dimensions independent. A stream begins anew with an episode: what was before has no part in it. (The code of the first
 paper lets streams run on through the ends of episodes.)
+
+What is given up: *given the state*, to which earlier numbers of the same stream have led, x_t is not standard normal.
+Its score has a mean there, which a baseline no longer leaves alone, so that the estimated policy gradient is biased,
+the more so the longer the correlation.
 """
 
 import math
@@ -103,9 +107,10 @@ class WhiteNoise(OrnsteinUhlenbeckNoise):
 def _recursion(correlation_time: float) -> tuple[Array, Array]:
     """Of k steps: ``phi^k`` for k = 0, ..., `AHEAD`, and the matrix of ``sqrt(1 - phi^2) phi^(k-j)`` for j <= k."""
     phi = math.exp(-1.0 / correlation_time) if correlation_time else 0.0
-    decay = np.float32(phi) ** np.arange(AHEAD + 1)
+    decay = phi ** np.arange(AHEAD + 1)
     lags = np.subtract.outer(np.arange(AHEAD), np.arange(AHEAD))
-    response = math.sqrt(1.0 - phi * phi) * np.where(lags >= 0, decay[np.abs(lags)], 0.0)
+    scale = math.sqrt(-math.expm1(-2.0 / correlation_time)) if correlation_time else 1.0
+    response = scale * np.where(lags >= 0, decay[np.abs(lags)], 0.0)
     return decay.astype(np.float32), response.astype(np.float32)
 
 

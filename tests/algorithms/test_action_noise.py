@@ -1,5 +1,6 @@
 """A noise process in rollouts: it is what the actions are made of, in every way of acting, and of nothing else."""
 
+import copy
 import io
 import warnings
 
@@ -137,9 +138,54 @@ def test_predictions_take_nothing_from_the_process(kind, fast):
     np.testing.assert_array_equal(undisturbed.rollout_buffer.actions, disturbed.rollout_buffer.actions)
 
 
+class CallForward(BaseCallback):
+    """Calls a copy of the policy, the policy itself, and the policy on one observation: before a rollout and in it."""
+
+    def _on_rollout_start(self):
+        self.call(self.model._last_obs)
+
+    def _on_step(self):
+        self.call(self.locals["new_obs"])
+        return True
+
+    def _on_rollout_end(self):
+        self.call(self.model._last_obs)
+
+    def call(self, observations):
+        policy, numbers = self.model.policy, th.get_rng_state()
+        other, obs = copy.deepcopy(policy), th.as_tensor(observations)
+        with th.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+            assert other(obs)[1].abs().max() == 0.0  # a copy answers for itself
+            policy(obs)
+            policy(obs[:1])
+        th.set_rng_state(numbers)
+
+
+def test_callbacks_that_call_the_policy_take_nothing_from_the_process():
+    """A pre-trained copy to compare with, for one."""
+    undisturbed = make("box", "pink", fast_rollout=False).learn(240)
+    disturbed = make("box", "pink", fast_rollout=False).learn(240, CallForward())  # seeds all generators anew
+    np.testing.assert_array_equal(undisturbed.rollout_buffer.actions, disturbed.rollout_buffer.actions)
+    assert_same_training(undisturbed, disturbed)
+
+
+def test_a_call_that_fails_leaves_nothing_behind():
+    class Fail(BaseCallback):
+        def _on_step(self):
+            with pytest.raises(RuntimeError):
+                self.model.policy(th.zeros(3, 99))
+            assert "sample" not in vars(self.model.policy.action_dist)
+            return True
+
+    assert make("box", "pink", fast_rollout=False).learn(120, Fail()).num_timesteps == 120
+
+
 def test_nothing_of_it_stays_in_the_policy():
     model = make("box", "pink", fast_rollout=False).learn(120)
-    assert "forward" not in vars(model.policy)
+    assert not model.policy._forward_hooks
+    assert not model.policy._forward_pre_hooks
     assert "sample" not in vars(model.policy.action_dist)
 
 
@@ -222,6 +268,27 @@ def test_another_noise_can_be_given_to_a_saved_model():
         assert TRPO.load(file).noise_process == PinkNoise()  # without an environment, to predict
 
 
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "arguments"),
+    [
+        *((TRPO, "MlpPolicy", {"action_noise": noise}) for noise in ("white", "pink", "ou")),
+        (RecurrentTRPO, "MlpLstmPolicy", {"policy_kwargs": {"lstm_hidden_size": 4}}),
+    ],
+)
+def test_another_number_of_environments_begins_with_streams_and_memories_of_its_own(
+    algorithm, policy, arguments, n_envs
+):
+    """Where the state of the training that was is not gone on with."""
+    file = io.BytesIO()
+    algorithm(policy, make_vec_env("Pendulum-v1", 2, seed=3), n_steps=20, seed=0, **arguments).learn(40).save(file)
+    file.seek(0)
+    model = algorithm.load(file, env=make_vec_env("Pendulum-v1", n_envs), force_reset=False)
+    assert model.learn(20 * n_envs).num_timesteps == 20 * n_envs
+    if model.noise_process is not None:
+        assert len(np.unique(model.noise_process.next(np.zeros(n_envs, bool)))) == n_envs
+
+
 def test_learning_again_and_after_a_stop_goes_on():
     class Stop(BaseCallback):
         def _on_step(self):
@@ -254,7 +321,8 @@ def test_a_forward_that_draws_by_itself_is_refused():
     model = TRPO(Deaf, env, n_steps=8, action_noise="pink", device="cpu")
     with pytest.raises(ValueError, match="action_noise='pink' has no part in the actions of Deaf"):
         model.learn(8)
-    assert "forward" not in vars(model.policy)
+    assert not model.policy._forward_hooks
+    assert "sample" not in vars(model.policy.action_dist)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -16,6 +16,7 @@ from sb3_trpo.extensions.correlated_noise import (
     OrnsteinUhlenbeckNoise,
     PinkNoise,
     WhiteNoise,
+    _recursion,
 )
 from sb3_trpo.saving.codec import decode, encode
 
@@ -162,6 +163,36 @@ def test_an_ornstein_uhlenbeck_process_is_its_recursion():
         np.testing.assert_allclose(drawn[k], x, atol=2e-6)
 
 
+@pytest.mark.parametrize("correlation_time", [0.0, 0.5, 20.0, 1e3, 1e5, 1e6])
+def test_what_is_run_ahead_keeps_the_variance(correlation_time):
+    """``v = decay^2 v + sum response^2`` has the solution one, however little is forgotten in `AHEAD` steps."""
+    decay, response = (part.astype(float)[-1] for part in _recursion(correlation_time))
+    forgotten = -np.expm1(-2 * AHEAD / correlation_time) if correlation_time else 1.0
+    resolution = np.finfo(np.float32).eps / forgotten  # of a decay close to one
+    assert abs(np.square(response).sum() / (1 - decay**2) - 1) < 1e-6 + resolution
+
+
+class UnitVectors:
+    """In place of a generator of normal numbers: what a linear process makes of them is its matrix."""
+
+    def standard_normal(self, shape, dtype):
+        return np.eye(shape[0], shape[-1], dtype=dtype).reshape(shape)
+
+
+@settings(deadline=None, max_examples=50)
+@given(beta=st.floats(0.0, 2.0), period=st.integers(2, 100))
+def test_colored_noise_has_its_covariance_exactly(beta, period):
+    """``M M^T`` of its matrix against the Toeplitz matrix of the spectrum's cosine transform; its diagonal is 1."""
+    process = ColoredNoise(beta, period)
+    process.begin(1, period, UnitVectors())
+    matrix = rows(process, starting_at(period, 1))[:, 0].astype(float)
+    k = np.arange(period)
+    power = np.maximum(np.minimum(k, period - k), 1.0) ** -beta
+    lags = np.subtract.outer(k, k)
+    expected = np.cos(2 * np.pi * k * lags[..., None] / period) @ power / power.sum()
+    np.testing.assert_allclose(matrix @ matrix.T, expected, atol=3e-6)
+
+
 @every
 def test_environments_and_dimensions_are_independent(name):
     """At the same step and from one step to the next, in episodes of four steps."""
@@ -191,6 +222,7 @@ def test_an_episode_that_starts_changes_its_own_stream_only(name):
 
 
 @every
+@settings(deadline=None)
 @given(before=st.integers(0, 80), after=st.integers(1, 80), seed=st.integers(0, 100))
 def test_a_process_goes_on_from_where_it_was_saved(name, before, after, seed):
     starts = np.random.default_rng(seed).random((before + after, 2)) < 0.1

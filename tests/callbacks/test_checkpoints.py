@@ -14,6 +14,9 @@ from tests.resuming import KINDS, assert_same_training, load, logged, new_model
 
 TOTAL = 400
 
+# a signal may come while something is being finalised: Python then says that it raised in vain, and it is polled later
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())

@@ -31,9 +31,6 @@ class Before:
         self._algorithm = algorithm
         self._tensors: list[tuple[th.Tensor, th.Tensor]] = []
         self._rest: tuple[dict[str, Any], dict[str, Any]] | None = None
-        # what a block sets for its time would stay set if it were interrupted on leaving
-        self._has_gradients = th.is_grad_enabled()
-        self._validates = th.distributions.Distribution._validate_args
 
     def note(self) -> None:
         """Copy everything."""
@@ -44,15 +41,12 @@ class Before:
 
     def bring_back(self) -> None:
         """May be interrupted and done again."""
-        th.set_grad_enabled(False)
         for tensor, value in self._tensors:
-            tensor.copy_(value)
+            tensor.detach().copy_(value)
         if self._rest is not None:
             optimizer, attributes = self._rest
             self._algorithm.policy.optimizer.load_state_dict(optimizer)
             vars(self._algorithm).update(attributes)
-        th.distributions.Distribution.set_default_validate_args(self._validates)
-        th.set_grad_enabled(self._has_gradients)
 
 
 def duplicate(state: Any) -> Any:
@@ -86,13 +80,19 @@ def all_or_nothing(update: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def done_or_undone(change: Callable[[], None], undo: Callable[[], None]) -> None:
-    """Make a ``change``; if it does not come to its end, ``undo`` it, which may be interrupted and done again."""
+    """Make a ``change``; if it does not come to its end, ``undo`` it, which may be interrupted and done again.
+
+    What a block sets for its time would stay set if it were interrupted on leaving, hence modes of torch are put back.
+    """
+    has_gradients, validates = th.is_grad_enabled(), th.distributions.Distribution._validate_args
     try:
         change()
     except BaseException:
         for attempt in range(ATTEMPTS):
             try:
                 undo()
+                th.distributions.Distribution.set_default_validate_args(validates)
+                th.set_grad_enabled(has_gradients)
                 break
             except BaseException:
                 if attempt == ATTEMPTS - 1:

@@ -64,8 +64,9 @@ class AveragedPolicy(BaseCallback):
     @property
     def averaged_model(self) -> TrustRegionAlgorithm:
         """The algorithm with the averaged policy in place of its own, to predict with and to save."""
+        policy = self.policy
         averaged = copy.copy(self.model)
-        averaged.policy = self.policy
+        averaged.policy = policy
         return averaged
 
     def save(self, path: str | Path) -> None:

@@ -172,9 +172,10 @@ class Validation(BaseCallback):
     def _validate(self) -> None:
         """Play, test, and go back where the test says so."""
         model, before = self.model, self.progress
+        candidate = model
         if self.averaged is not None:
+            candidate = self.averaged.averaged_model
             self.averaged.catch_up()
-        candidate = model if self.averaged is None else self.averaged.averaged_model
         learned, step = Learned.of(model, candidate.policy), model.num_timesteps
         seeds = np.random.SeedSequence([self.seed, before.validations if before else 0]).generate_state(2) >> 1
         returns = self._play(candidate, learned, seeds[0])

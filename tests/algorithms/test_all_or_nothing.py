@@ -16,7 +16,7 @@ import torch as th
 
 import sb3_trpo
 from sb3_trpo.algorithms import on_policy
-from sb3_trpo.algorithms.transaction import ATTEMPTS, Before
+from sb3_trpo.algorithms.transaction import ATTEMPTS, Before, done_or_undone
 from tests.algorithms.kinds import collect, make_model
 from tests.algorithms.test_trust_region import frozen_copy, joint_kl
 
@@ -251,13 +251,20 @@ def test_an_interrupt_at_every_line_of_bringing_back_is_made_good():
     with counting:
         noted(update.model).bring_back()
     for number in range(1, counting.seen + 1, 7):
-        before = noted(update.model)
-        with th.no_grad():
-            for parameter in update.model.policy.parameters():
-                parameter.add_(1.0)
-        with contextlib.suppress(KeyboardInterrupt), AtLine(number):
-            before.bring_back()
-        before.bring_back()
+        before, interrupts = noted(update.model), iter([AtLine(number)])
+
+        def change():
+            with th.no_grad():
+                for parameter in update.model.policy.parameters():
+                    parameter.add_(1.0)
+            raise KeyboardInterrupt
+
+        def undo(before=before, interrupts=interrupts):
+            with next(interrupts, contextlib.nullcontext()):
+                before.bring_back()
+
+        with pytest.raises(KeyboardInterrupt):
+            done_or_undone(change, undo)
         assert update.outcome() == "old"
 
 

@@ -46,7 +46,9 @@ class Learned(NamedTuple):
         """Have ``algorithm`` go on from here; may be interrupted and done again."""
         algorithm.policy.load_state_dict(self.weights)
         algorithm.policy.optimizer.load_state_dict(duplicate(self.optimizer))  # which would change what it is given
-        vars(algorithm).update(copy.deepcopy(self.slots))
+        for name, learned in copy.deepcopy(self.slots).items():
+            if type(learned) is type(getattr(algorithm, name)):  # else `load` was given another one
+                setattr(algorithm, name, learned)
         put_statistics(algorithm.get_vec_normalize_env(), self.statistics)
 
 

@@ -18,6 +18,7 @@ from sb3_trpo import TRPO, MaskableTRPO
 from sb3_trpo.algorithms.learned import Learned
 from sb3_trpo.callbacks import AveragedPolicy, Checkpoints, Validation
 from sb3_trpo.callbacks.validation import Progress
+from sb3_trpo.core.trust_region import FixedRadius
 from sb3_trpo.saving.normalizer import load_normalizer
 from tests.algorithms.test_all_or_nothing import AtLine
 from tests.algorithms.test_resume import SaveAtBoundaries, disturb_generators
@@ -354,6 +355,15 @@ def test_the_first_observation_after_a_rollback_is_normalised_as_those_that_foll
     assert not np.array_equal(model._last_obs, before)
     assert np.array_equal(model._last_obs, env.normalize_obs(env.get_original_obs()))
     assert same(env.obs_rms, Progress(**model.callback_states["Validation"]).learned["statistics"]["obs_rms"])
+
+
+def test_what_has_been_exchanged_since_stays():
+    """As by ``load(path, radius="fixed")``."""
+    model, validation, now = about_to_roll_back("VecNormalize")
+    model.radius_controller = FixedRadius()
+    validation._roll_back(now)
+    assert model.radius_controller == FixedRadius()
+    assert same(dict(model.policy.state_dict()), now.learned["weights"])
 
 
 def test_exploration_is_drawn_anew_for_the_policy_that_was_put_back():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -113,12 +114,16 @@ def test_a_run_goes_on_from_its_last_checkpoint(pendulum):
 def killed_while_it_goes_on(run, n_timesteps):
     """Resume in a process, and kill it after its second checkpoint."""
     command = [sys.executable, "-m", "sb3_trpo", "train", "--resume", str(run.folder), "-n", str(n_timesteps)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300  # on a machine that has other things to do
-    while len(list(run.folder.glob("rl_model_*_steps.zip"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        deadline = time.monotonic() + 300  # on a machine that has other things to do
+        while len(list(run.folder.glob("rl_model_*_steps.zip"))) < 4 and time.monotonic() < deadline:
+            if process.poll() is not None:
+                said.seek(0)
+                raise AssertionError(f"it ended by itself with {process.returncode}: {said.read()}")
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
 
 
 def test_a_run_that_is_killed_while_it_goes_on_loses_what_is_after_its_last_checkpoint_only(pendulum):

@@ -69,9 +69,14 @@ def put_array(current: Any, value: Any) -> bool:
     return is_fit
 
 
+STAND_INS = {"rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit"}
+"""Types that take another's place, with the same attributes, in processes that have imported what puts them there."""
+
+
 def type_name(value: Any) -> str:
-    """Module and name of the type of ``value``."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    """Module and name of the type of ``value``, or of the one that it stands in for."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    return STAND_INS.get(name, name)
 
 
 def _is_generator(value: Any) -> bool:

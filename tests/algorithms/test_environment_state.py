@@ -240,3 +240,26 @@ def test_an_environment_unlike_the_one_that_was_captured_is_refused():
             restore(other, state)
         assert before is not None
         other.close()
+
+
+def test_a_training_goes_on_where_rl_zoo_has_put_its_own_time_limit_and_back():
+    """RL Zoo exchanges gymnasium's class in every process that imports it."""
+
+    class PatchedTimeLimit(gym.wrappers.TimeLimit):
+        __module__ = "rl_zoo3.gym_patches"
+        __qualname__ = "PatchedTimeLimit"
+
+    def limited(wrapper):
+        env = DummyVecEnv([lambda: wrapper(gym.make("Pendulum-v1").env, 200)])
+        env.seed(1)
+        env.reset()
+        return env
+
+    for of, to in ((gym.wrappers.TimeLimit, PatchedTimeLimit), (PatchedTimeLimit, gym.wrappers.TimeLimit)):
+        first, second = limited(of), limited(to)
+        for _ in range(3):
+            first.step(np.zeros((1, 1), np.float32))
+        restore(second, capture(first).state)
+        ours, theirs = (env.step(np.ones((1, 1), np.float32))[0] for env in (first, second))
+        np.testing.assert_array_equal(ours, theirs)
+        assert first.envs[0]._elapsed_steps == second.envs[0]._elapsed_steps == 4

@@ -8,8 +8,9 @@ for the weights of today's networks). About 1 / (1 - d) policies are averaged, w
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,6 +18,8 @@ from sb3_trpo.algorithms.arguments import check_number
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.transaction import done_or_undone, duplicate
 from sb3_trpo.callbacks.kept import check_algorithm, copied, save_with_statistics
+
+Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 STATE = "AveragedPolicy"
 """Its place among the states of callbacks."""
@@ -125,3 +128,8 @@ class AveragedPolicy(BaseCallback):
         assert self._average is not None
         state = {"average": dict(self._average.state_dict()), "updates": updates}
         self.model.callback_states = {**self.model.callback_states, STATE: state}
+
+
+def evaluated(model: Algorithm, averaged: AveragedPolicy | None) -> Algorithm | TrustRegionAlgorithm:
+    """What is evaluated and kept of ``model``: with the average that ``averaged`` keeps in place of its own policy."""
+    return model if averaged is None else averaged.averaged_model

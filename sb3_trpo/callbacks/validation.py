@@ -30,7 +30,7 @@ from sb3_trpo.algorithms.arguments import check_integer, check_number
 from sb3_trpo.algorithms.learned import Learned, put_statistics
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.transaction import done_or_undone, duplicate
-from sb3_trpo.callbacks.averaged import AveragedPolicy
+from sb3_trpo.callbacks.averaged import AveragedPolicy, evaluated
 from sb3_trpo.callbacks.episodes import play
 from sb3_trpo.callbacks.falls import Returns, p_value_of_fall
 from sb3_trpo.callbacks.kept import check_algorithm, copied, save_with_statistics
@@ -173,10 +173,9 @@ class Validation(BaseCallback):
     def _validate(self) -> None:
         """Play, test, and go back where the test says so."""
         model, before = self.model, self.progress
-        candidate = model
         if self.averaged is not None:
-            candidate = self.averaged.averaged_model
             self.averaged.catch_up()
+        candidate = evaluated(model, self.averaged)
         learned, step = Learned.of(model, candidate.policy), model.num_timesteps
         seeds = np.random.SeedSequence([self.seed, before.validations if before else 0]).generate_state(2) >> 1
         returns = self._play(candidate, learned, seeds[0])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_trpo.callbacks.averaged import AveragedPolicy, evaluated
 from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.evaluation.scores import Score, read_scores, write_scores
 from sb3_trpo.zoo.console import progress_bar
@@ -25,13 +26,19 @@ class Saver(BaseCallback):
     :param row: an evaluation as a row of the table of scores
     :param save_freq: steps between checkpoints, 0 for none
     :param say: told of each evaluation in a line
+    :param averaged: the average of the policies that is evaluated, to be saved as the best model and at the end
     """
 
     def __init__(
-        self, run: Run, row: Callable[[Evaluation], Score], save_freq: int, say: Callable[[str], None] | None = None
+        self,
+        run: Run,
+        row: Callable[[Evaluation], Score],
+        save_freq: int,
+        say: Callable[[str], None] | None = None,
+        averaged: AveragedPolicy | None = None,
     ):
         super().__init__()
-        self.run, self.row, self.save_freq, self.say = run, row, save_freq, say
+        self.run, self.row, self.save_freq, self.say, self.averaged = run, row, save_freq, say, averaged
         self.evaluations: list[tuple[int, Any, Any]] = []
         self.scores: list[Score] = []
         self.best = -np.inf
@@ -53,6 +60,10 @@ class Saver(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
+    def _on_training_end(self) -> None:
+        if self.averaged is not None:
+            save_checkpoint(self.averaged.averaged_model, self.run.averaged)
+
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Keep an evaluation, and the model if it is the best so far."""
         # A run that goes on and is stopped before its first step is evaluated where it was evaluated before.
@@ -68,7 +79,7 @@ class Saver(BaseCallback):
             self.say(f"{evaluation.step:,} steps: return {evaluation.mean:.1f} ± {evaluation.returns.std():.1f}")
         if evaluation.mean > self.best:
             self.best = evaluation.mean
-            save_checkpoint(self.model, self.run.best)
+            save_checkpoint(evaluated(self.model, self.averaged), self.run.best)
 
     def go_on_from(self, step: int) -> None:
         """Read the evaluations up to the checkpoint that the run goes on from; those after it are made again."""

@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_trpo.callbacks.averaged import AveragedPolicy, evaluated
 from sb3_trpo.callbacks.episodes import play
 from sb3_trpo.callbacks.multiples import has_passed_multiple
 from sb3_trpo.zoo.masks import check_masks
@@ -50,6 +51,7 @@ class PeriodicEvaluation(BaseCallback):
     :param on_evaluation: told of each; a False ends the training
     :param last: step of the last evaluation that was made, of a training that goes on; that of its start by default
     :param poll: called at every step of an evaluation, to end it by an exception
+    :param averaged: evaluate this average in place of the present policy; list it before
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class PeriodicEvaluation(BaseCallback):
         deterministic: bool = True,
         last: int | None = None,
         poll: Callable[[], None] = lambda: None,
+        averaged: AveragedPolicy | None = None,
     ):
         super().__init__()
         self.env, self.every, self.n_episodes, self.env_seed = env, every, n_episodes, seed
         self.on_evaluation, self.deterministic, self.poll = on_evaluation, deterministic, poll
+        self.averaged = averaged
         self.last_before, self.last = last, 0
         self.evaluations: list[Evaluation] = []
         self._goes_on = True
@@ -89,7 +93,8 @@ class PeriodicEvaluation(BaseCallback):
     def _evaluate(self) -> None:
         began = time.perf_counter()
         wall_s = began - self._started - self._evaluation_seconds
-        evaluation = evaluate(self.model, self.env, self.n_episodes, self.env_seed, self.deterministic, self.poll)
+        model = evaluated(self.model, self.averaged)
+        evaluation = evaluate(model, self.env, self.n_episodes, self.env_seed, self.deterministic, self.poll)
         episodes = self.model.ep_info_buffer
         train_return = float(np.mean([episode["r"] for episode in episodes])) if episodes else float("nan")
         self.last = self.num_timesteps

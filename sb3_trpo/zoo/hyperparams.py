@@ -30,7 +30,7 @@ ENVIRONMENT_KEYS = {
     "monitor_kwargs": "arguments of Stable-Baselines3's Monitor",
     "env_wrapper": "class, {class: arguments}, or a list of them, wrapped around each environment",
     "vec_env_wrapper": "the same, around the vectorised environment",
-    "callback": "the same, of training callbacks",
+    "callback": "the same, of training callbacks; those of sb3_trpo.callbacks by name alone",
 }
 """Keys of an entry that are no constructor arguments of the algorithm, and what they mean."""
 

@@ -12,6 +12,7 @@ import typer
 from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.options import (
     Algo,
+    Averaged,
     Best,
     Device,
     GymPackages,
@@ -139,6 +140,7 @@ def enjoy(
     episodes: Annotated[int, typer.Option(help="Episodes to play.")] = 1,
     stochastic: Stochastic = False,
     best: Best = False,
+    averaged: Averaged = False,
     no_render: Annotated[bool, typer.Option("--no-render", help="Play without looking.")] = False,
     log_folder: LogFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 20_000,
@@ -157,6 +159,7 @@ def enjoy(
         video=video,
         n_episodes=episodes,
         best=best,
+        averaged=averaged,
         stochastic=stochastic,
         render=not no_render,
         seed=seed,
@@ -172,6 +175,7 @@ def evaluate(
     episodes: Annotated[int, typer.Option(help="Episodes to play.")] = 100,
     stochastic: Stochastic = False,
     best: Best = False,
+    averaged: Averaged = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     log_folder: LogFolder = Path("runs"),
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 20_000,
@@ -185,7 +189,15 @@ def evaluate(
     from sb3_trpo.zoo.playing import evaluate_run
 
     score = evaluate_run(
-        run, episodes, log_folder=log_folder, best=best, stochastic=stochastic, seed=seed, device=device, trust=trust
+        run,
+        episodes,
+        log_folder=log_folder,
+        best=best,
+        averaged=averaged,
+        stochastic=stochastic,
+        seed=seed,
+        device=device,
+        trust=trust,
     )
     if as_json:
         typer.echo(score.as_json())

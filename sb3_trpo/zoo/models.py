@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
@@ -37,6 +36,9 @@ VEC_ENVS: dict[str, type[DummyVecEnv] | type[WatchedSubprocVecEnv]] = {
     "subproc": WatchedSubprocVecEnv,
 }
 """Names of RL Zoo's ``--vec-env``."""
+
+MAX_EVALUATION_ENVS = 16
+"""Environments side by side in an evaluation: enough for one pass of the policy to serve many episodes."""
 
 
 def check_env(env_id: str) -> EnvSpec:
@@ -88,8 +90,8 @@ def make_env(
     spec = check_env(env_id)
     if vec_env not in VEC_ENVS:
         raise UsageError(f"vec_env={vec_env!r} is unknown{did_you_mean(vec_env, VEC_ENVS)}")
-    wrappers = _classes(hyperparams.get("env_wrapper"), "env_wrapper", gym.Wrapper)
-    vec_wrappers = _classes(hyperparams.get("vec_env_wrapper"), "vec_env_wrapper", VecEnvWrapper)  # type: ignore[type-abstract]
+    wrappers = named_classes(hyperparams.get("env_wrapper"), "env_wrapper", gym.Wrapper)
+    vec_wrappers = named_classes(hyperparams.get("vec_env_wrapper"), "vec_env_wrapper", VecEnvWrapper)  # type: ignore[type-abstract]
     normalize, monitor_kwargs = normalize_kwargs(hyperparams), dictionary(hyperparams, "monitor_kwargs")
     all_env_kwargs = {**dictionary(hyperparams, "env_kwargs"), **(env_kwargs or {})}
     env: VecEnv | None = None
@@ -119,6 +121,17 @@ def make_env(
             env.close()
         raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(str(error).split())}") from error
     return env
+
+
+def make_evaluation_env(
+    env_id: str, hyperparams: Mapping[str, Any], n_episodes: int, env_kwargs: Mapping[str, Any] | None = None
+) -> VecEnv:
+    """As many environments side by side as episodes to play, up to `MAX_EVALUATION_ENVS`."""
+    # An evaluation ends where its last episode does, in the middle of those of the other environments.
+    monitor = {**dictionary(hyperparams, "monitor_kwargs"), "allow_early_resets": True}
+    n_envs = min(n_episodes, MAX_EVALUATION_ENVS)
+    chosen = {**hyperparams, "monitor_kwargs": monitor}
+    return make_env(env_id, chosen, n_envs=n_envs, training=False, env_kwargs=env_kwargs)
 
 
 def make_model(
@@ -161,26 +174,23 @@ def make_model(
         raise UsageError(f"{algo} cannot be built for {env_id}: {' '.join(str(error).split())}") from error
 
 
-def make_callbacks(hyperparams: Mapping[str, Any]) -> list[BaseCallback]:
-    """The training callbacks that the hyperparameters name.
+def named_classes(
+    value: Any, name: str, base: type[T], package: str | None = None
+) -> list[tuple[type[T], dict[str, Any]]]:
+    """Classes and their arguments of ``class``, ``{class: arguments}``, or a list of them.
 
-    :raises UsageError: for one that does not exist or does not take its arguments
+    :param name: of the hyperparameter, for messages
+    :param package: where a class is that is named without a module
+    :raises UsageError: for anything else, or a class that does not exist or is no subclass of ``base``
     """
-    named = _classes(hyperparams.get("callback"), "callback", BaseCallback)  # type: ignore[type-abstract]
-    try:
-        return [cls(**kwargs) for cls, kwargs in named]
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"callback={hyperparams['callback']!r} cannot be made: {error}") from error
-
-
-def _classes(value: Any, name: str, base: type[T]) -> list[tuple[type[T], dict[str, Any]]]:
-    """Classes and their arguments of ``class``, ``{class: arguments}``, or a list of them."""
     found = []
     for item in [] if value is None else value if isinstance(value, list) else [value]:
         pairs = list(item.items()) if isinstance(item, dict) else [(item, {})]
         if len(pairs) != 1 or not isinstance(pairs[0][1] or {}, dict):
             raise UsageError(f"{name}={item!r} must be one class, or one class with its arguments: {{class: {{...}}}}")
-        found.append((import_class(pairs[0][0], name, base), pairs[0][1] or {}))
+        path, kwargs = str(pairs[0][0]), pairs[0][1] or {}
+        in_package = package is not None and "." not in path
+        found.append((import_class(f"{package}.{path}" if in_package else path, name, base), kwargs))
     return found
 
 

@@ -39,6 +39,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ... Small networks a
 Threads = Annotated[int, typer.Option(help="Threads of torch; one is fastest for small networks.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or environment id for its latest run.")]
 Best = Annotated[bool, typer.Option("--best", help="The model of the best evaluation, not the last one.")]
+Averaged = Annotated[
+    bool, typer.Option("--averaged", help="The average of the policies at the end, of the callback AveragedPolicy.")
+]
 Stochastic = Annotated[bool, typer.Option("--stochastic", help="Sample actions, as in training.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run code in the files of the run, such as lambdas: for runs you made yourself.")

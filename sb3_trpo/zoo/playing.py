@@ -18,8 +18,8 @@ from sb3_trpo.zoo.evaluations import evaluate
 from sb3_trpo.zoo.files import replacing
 from sb3_trpo.zoo.grid import MAX_SEED
 from sb3_trpo.zoo.masks import check_masks
+from sb3_trpo.zoo.models import make_evaluation_env
 from sb3_trpo.zoo.runs import Checkpoint, Run, find_run, load_model, load_statistics
-from sb3_trpo.zoo.training import make_evaluation_env
 
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm")
 
@@ -52,6 +52,7 @@ def evaluate_run(
     *,
     log_folder: str | Path = "runs",
     best: bool = False,
+    averaged: bool = False,
     stochastic: bool = False,
     seed: int = 20_000,
     device: str = "auto",
@@ -61,6 +62,7 @@ def evaluate_run(
 
     :param where: run folder, or environment id for its latest run
     :param best: the model of the best evaluation instead of the last one, with the statistics it had then
+    :param averaged: the average of the policies that the callback `AveragedPolicy` kept, as the training ended
     :param stochastic: sample actions
     :param seed: of the initial states
     :param trust: run the code that is in the files of the run
@@ -68,7 +70,7 @@ def evaluate_run(
     """
     n_episodes, seed = whole("episodes", n_episodes, 1), whole("seed", seed, 0, MAX_SEED)
     run = find_run(where, log_folder)
-    checkpoint = _checkpoint(run, best)
+    checkpoint = _checkpoint(run, best, averaged)
     with _at_play(run, checkpoint, n_episodes, device, trust) as (model, env):
         played = evaluate(model, env, n_episodes, seed, deterministic=not stochastic)
     middle = stratified_bootstrap(played.returns, aggregate_iqm)
@@ -93,6 +95,7 @@ def enjoy(
     video: str | Path | None = None,
     n_episodes: int = 1,
     best: bool = False,
+    averaged: bool = False,
     stochastic: bool = False,
     render: bool = True,
     seed: int = 20_000,
@@ -112,8 +115,9 @@ def enjoy(
     n_episodes, seed = whole("episodes", n_episodes, 1), whole("seed", seed, 0, MAX_SEED)
     run = find_run(where, log_folder)
     mode = None if not render and video is None else "human" if video is None else "rgb_array"
+    checkpoint = _checkpoint(run, best, averaged)
     returns: list[float] = []
-    with _at_play(run, _checkpoint(run, best), 1, device, trust, mode) as (model, env), _film(video, env) as shoot:
+    with _at_play(run, checkpoint, 1, device, trust, mode) as (model, env), _film(video, env) as shoot:
         check_masks(type(model), env)
         player = predictor(model, env)
         env.seed(seed)
@@ -127,10 +131,13 @@ def enjoy(
     return np.array(returns)
 
 
-def _checkpoint(run: Run, best: bool) -> Checkpoint:
-    checkpoint = run.best if best else run.newest
+def _checkpoint(run: Run, best: bool, averaged: bool) -> Checkpoint:
+    if best and averaged:
+        raise UsageError("best and averaged are two models of a run: ask for one")
+    checkpoint = run.best if best else run.averaged if averaged else run.newest
     if not checkpoint.model.is_file():
-        raise UsageError(f"run {run.folder} has no {checkpoint.model.name}: no evaluation was made")
+        why = "no evaluation was made" if best else "it was trained without callback=AveragedPolicy, or has not ended"
+        raise UsageError(f"run {run.folder} has no {checkpoint.model.name}: {why}")
     return checkpoint
 
 

@@ -7,6 +7,7 @@ runs/trpo/CartPole-v1_1/
     scores.csv                    the same as a table of scores, for `sb3-trpo plot`
     best_model.zip                the model of the best of them ...
     best_vecnormalize.pkl         ... with the statistics it had then (RL Zoo pairs it with the last ones)
+    averaged_model.zip            where one is kept, the average of the policies at the end, and its statistics
     rl_model_20000_steps.zip      checkpoints, and rl_model_vecnormalize_20000_steps.pkl
     CartPole-v1.zip               the model at the end
     CartPole-v1/config.yml        hyperparameters
@@ -72,6 +73,11 @@ class Run(NamedTuple):
     def best(self) -> Checkpoint:
         """What did best in an evaluation."""
         return Checkpoint(self.folder / "best_model.zip", self.folder / "best_vecnormalize.pkl")
+
+    @property
+    def averaged(self) -> Checkpoint:
+        """The average of the policies that the training ended with."""
+        return Checkpoint(self.folder / "averaged_model.zip", self.folder / "averaged_vecnormalize.pkl")
 
     def checkpoint(self, step: int) -> Checkpoint:
         """What was saved after ``step`` steps."""

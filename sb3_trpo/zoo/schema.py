@@ -28,12 +28,18 @@ LINEAR: Schema = {"type": "string", "pattern": f"^lin_{NUMBER}$", "description":
 CLASS: Schema = {"type": "string", "pattern": r"^\w+(\.\w+)+$", "description": "module.Class"}
 EXPRESSION: Schema = {"type": "string", "description": "a Python expression: dict(key=value)"}
 OBJECT: Schema = {"type": "object"}
-NAMED: Schema = {
-    "anyOf": [CLASS, {"type": "object", "minProperties": 1, "maxProperties": 1}],
-    "description": "module.Class, or {module.Class: {argument: value}}",
-}
-LISTED: Schema = {"anyOf": [*NAMED["anyOf"], {"type": "array", "items": NAMED}, {"type": "null"}]}
+OURS_OR_CLASS: Schema = {"type": "string", "pattern": r"^\w+(\.\w+)*$", "description": "module.Class, or one of ours"}
 COUNT: Schema = {"type": "number", "minimum": 1, "multipleOf": 1}  # a number: n_timesteps: 1e6
+
+
+def _listed(name: Schema) -> Schema:
+    """A class, one with its arguments, or a list of them; ``name`` is what the class is called by."""
+    named = {
+        "anyOf": [name, {"type": "object", "minProperties": 1, "maxProperties": 1}],
+        "description": f"{name['description']}, or {{class: {{argument: value}}}}",
+    }
+    return {"anyOf": [*named["anyOf"], {"type": "array", "items": named}, {"type": "null"}]}
+
 
 ENVIRONMENT: dict[str, Schema] = {
     "n_timesteps": COUNT,
@@ -42,9 +48,9 @@ ENVIRONMENT: dict[str, Schema] = {
     "normalize": {"anyOf": [{"type": ["boolean", "null"]}, OBJECT, EXPRESSION]},
     "env_kwargs": {"anyOf": [OBJECT, EXPRESSION]},
     "monitor_kwargs": {"anyOf": [OBJECT, EXPRESSION]},
-    "env_wrapper": LISTED,
-    "vec_env_wrapper": LISTED,
-    "callback": LISTED,
+    "env_wrapper": _listed(CLASS),
+    "vec_env_wrapper": _listed(CLASS),
+    "callback": _listed(OURS_OR_CLASS),
 }
 """What the values of `ENVIRONMENT_KEYS` look like."""
 

@@ -23,7 +23,8 @@ from sb3_trpo.zoo.errors import UsageError, did_you_mean, whole
 from sb3_trpo.zoo.evaluations import Evaluation, PeriodicEvaluation
 from sb3_trpo.zoo.grid import MAX_SEED, config_hash
 from sb3_trpo.zoo.hyperparams import Hyperparams, dictionary, load_hyperparams
-from sb3_trpo.zoo.models import VEC_ENVS, check_env, make_callbacks, make_env, make_model
+from sb3_trpo.zoo.models import VEC_ENVS, check_env, make_env, make_evaluation_env, make_model
+from sb3_trpo.zoo.named_callbacks import kept_average, named_callbacks
 from sb3_trpo.zoo.runs import (
     Run,
     find_run,
@@ -36,7 +37,7 @@ from sb3_trpo.zoo.runs import (
     write_settings,
 )
 from sb3_trpo.zoo.scored_run import to_score
-from sb3_trpo.zoo.training import EVALUATION_SEED, make_evaluation_env
+from sb3_trpo.zoo.training import EVALUATION_SEED
 
 DEFAULTS: dict[str, Any] = {
     "seed": 0, "vec_env": "dummy", "eval_freq": 0, "eval_episodes": 20, "save_freq": 0,
@@ -119,6 +120,8 @@ def train(
     _check_libraries(arguments)
     # Built once without a folder: what cannot be built leaves none behind.
     make_model(algo, env_id, chosen, seed=seed, device=device).get_env().close()  # type: ignore[union-attr]
+    with named_callbacks(env_id, chosen):
+        pass
     run = new_run(Path(log_folder), algo, env_id)
     with _alone(run):
         write_settings(run, chosen, arguments)
@@ -185,11 +188,14 @@ def _learn(
     in_lines = show and not stderr.is_terminal
     if show:
         stderr.print(f"{run.algo} on {run.env_id}, seed {arguments['seed']}, in {run.folder}", markup=False)
-    saver = Saver(run, partial(to_score, scored), arguments["save_freq"], print_line if in_lines else None)
-    if model.num_timesteps > 0:
-        saver.go_on_from(model.num_timesteps)
     exit_code = 0
     with ExitStack() as stack:
+        named = stack.enter_context(named_callbacks(run.env_id, hyperparams))
+        average = kept_average(named)
+        say = print_line if in_lines else None
+        saver = Saver(run, partial(to_score, scored), arguments["save_freq"], say, average)
+        if model.num_timesteps > 0:
+            saver.go_on_from(model.num_timesteps)
         watch = stack.enter_context(SignalWatch((signal.SIGINT, *SIGNALS)))
         evaluation_env = stack.enter_context(closing(make_evaluation_env(run.env_id, hyperparams, n_episodes)))
         tracker = _wandb(run, hyperparams, arguments)
@@ -200,13 +206,13 @@ def _learn(
         model.set_logger(logger)
         evaluation = PeriodicEvaluation(
             evaluation_env, arguments["eval_freq"], n_episodes, evaluation_seed, saver.on_evaluation,
-            last=saver.last_evaluated, poll=watch.poll,
+            last=saver.last_evaluated, poll=watch.poll, averaged=average,
         )  # fmt: skip
         bar = stack.enter_context(TrainingBar(f"{run.algo} {run.env_id}", total, disable=not show or in_lines))
         try:
             model.learn(
                 max(total - model.num_timesteps, 0),  # none where only the last evaluation is missing
-                callback=[*make_callbacks(hyperparams), EndedBySignals(watch), evaluation, saver, bar],
+                callback=[*named, EndedBySignals(watch), evaluation, saver, bar],
                 reset_num_timesteps=model.num_timesteps == 0,
             )
         except KeyboardInterrupt as interrupt:

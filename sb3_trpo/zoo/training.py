@@ -8,18 +8,14 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo.zoo.errors import UsageError, whole
 from sb3_trpo.zoo.evaluations import Evaluation, OnEvaluation, PeriodicEvaluation
-from sb3_trpo.zoo.hyperparams import dictionary
-from sb3_trpo.zoo.models import make_callbacks, make_env, make_model
+from sb3_trpo.zoo.models import make_evaluation_env, make_model
+from sb3_trpo.zoo.named_callbacks import kept_average, named_callbacks
 
 EVALUATION_SEED = 10_000
 """Added to the seed of a run for its evaluation environment: other initial states than those of training."""
-
-MAX_EVALUATION_ENVS = 16
-"""Environments side by side in an evaluation: enough for one pass of the policy to serve many episodes."""
 
 
 def train_and_evaluate(
@@ -52,23 +48,14 @@ def train_and_evaluate(
         if model.env is not None:
             stack.enter_context(closing(model.env))
         evaluation_env = stack.enter_context(closing(make_evaluation_env(env_id, hyperparams, n_eval_episodes)))
+        named = stack.enter_context(named_callbacks(env_id, hyperparams))
         evaluation = PeriodicEvaluation(
-            evaluation_env, eval_freq, n_eval_episodes, EVALUATION_SEED + seed, on_evaluation
-        )
+            evaluation_env, eval_freq, n_eval_episodes, EVALUATION_SEED + seed, on_evaluation,
+            averaged=kept_average(named),
+        )  # fmt: skip
         model.set_logger(Logger(None, []))  # the default one leaves a folder in /tmp
-        model.learn(steps, callback=[*make_callbacks(hyperparams), *callbacks, evaluation])
+        model.learn(steps, callback=[*named, *callbacks, evaluation])
     return evaluation.evaluations
-
-
-def make_evaluation_env(
-    env_id: str, hyperparams: Mapping[str, Any], n_episodes: int, env_kwargs: Mapping[str, Any] | None = None
-) -> VecEnv:
-    """As many environments side by side as episodes to play, up to `MAX_EVALUATION_ENVS`."""
-    # An evaluation ends where its last episode does, in the middle of those of the other environments.
-    monitor = {**dictionary(hyperparams, "monitor_kwargs"), "allow_early_resets": True}
-    n_envs = min(n_episodes, MAX_EVALUATION_ENVS)
-    chosen = {**hyperparams, "monitor_kwargs": monitor}
-    return make_env(env_id, chosen, n_envs=n_envs, training=False, env_kwargs=env_kwargs)
 
 
 def use_threads(n: int) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -23,7 +22,7 @@ import sb3_trpo
 from sb3_trpo.algorithms.policies import MlpPolicy
 from sb3_trpo.zoo import models
 from sb3_trpo.zoo.errors import UsageError
-from sb3_trpo.zoo.models import check_env, import_class, make_callbacks, make_env, make_model
+from sb3_trpo.zoo.models import check_env, import_class, make_env, make_model
 
 CAMERA = "Camera-v0"
 PARTS = "CameraAndNumbers-v0"
@@ -356,28 +355,7 @@ def test_whatever_goes_wrong_the_environment_is_closed(monkeypatch):
     assert len(closed) == 1
 
 
-# ---- callbacks and classes ----
-
-
-def test_callbacks_are_made_of_their_names():
-    name = "stable_baselines3.common.callbacks.CheckpointCallback"
-    [callback] = make_callbacks({"callback": [{name: {"save_freq": 10, "save_path": "somewhere"}}]})
-    assert isinstance(callback, CheckpointCallback)
-    assert callback.save_freq == 10
-    assert make_callbacks({}) == make_callbacks({"callback": None}) == []
-
-
-@pytest.mark.parametrize(
-    ("callback", "says"),
-    [
-        ("collections.OrderedDict", "must be a subclass of BaseCallback"),
-        ("nowhere.Callback", "callback='nowhere.Callback' cannot be imported"),
-        ("stable_baselines3.common.callbacks.CheckpointCallback", "callback"),
-        ({"stable_baselines3.common.callbacks.CheckpointCallback": {"every": 3}}, "callback"),
-    ],
-)
-def test_a_callback_that_cannot_be_made_is_refused(callback, says):
-    assert says in refusal(make_callbacks, {"callback": callback})
+# ---- classes ----
 
 
 @pytest.mark.parametrize("path", ["", "x", ".", "..", ".x.Y", "a..B", "collections.", "collections.Nothing"])

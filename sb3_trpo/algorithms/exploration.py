@@ -22,7 +22,7 @@ from sb3_trpo.core.sampling import Head
 from sb3_trpo.extensions.correlated_noise import NoiseProcess
 
 if TYPE_CHECKING:
-    from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+    from sb3_trpo.algorithms.configured import ConfiguredAlgorithm
 
 Sample: TypeAlias = Callable[[Array, int, Array], Array]
 """Parameters (K, E), the step of the rollout and the episode starts (E,) -> actions (E, ...), new on every call."""
@@ -41,13 +41,13 @@ class Exploration(Protocol):
         """Inside the block, in which ``buffer`` is filled, the actions of the policy's ``forward`` are these."""
 
 
-def exploration_of(algorithm: "TrustRegionAlgorithm") -> Exploration:
+def exploration_of(algorithm: "ConfiguredAlgorithm") -> Exploration:
     """By the process of the algorithm, if it has one."""
     process = algorithm.noise_process
     return OwnNoise(algorithm.n_envs) if process is None else ProcessNoise(algorithm, process)
 
 
-def begin_noise(algorithm: "TrustRegionAlgorithm") -> None:
+def begin_noise(algorithm: "ConfiguredAlgorithm") -> None:
     """Begin the streams of the process, if there is one, from a seed that numpy's global generator gives.
 
     Not from the model's seed itself: environments have generators of that seed, too.
@@ -91,7 +91,7 @@ class OwnNoise:
 class ProcessNoise:
     """That of a process: a = mu + sigma x, squashed where the distribution squashes."""
 
-    def __init__(self, algorithm: "TrustRegionAlgorithm", process: NoiseProcess):
+    def __init__(self, algorithm: "ConfiguredAlgorithm", process: NoiseProcess):
         self._algorithm, self._process = algorithm, process
 
     def sampler(self, head: Head, n_steps: int) -> Sample:

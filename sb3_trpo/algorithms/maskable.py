@@ -105,7 +105,7 @@ class MaskableTRPO(MaskableAlgorithm):
 
     KL divergence, Fisher matrix and entropy are those of the masked distributions: an option that is forbidden in a
     state has probability zero there before and after the update, and adds nothing to any of them. Discrete,
-    MultiDiscrete and MultiBinary actions. The arguments are those of `TrustRegionAlgorithm` without gSDE.
+    MultiDiscrete and MultiBinary actions. The arguments are those of `ConfiguredAlgorithm` without gSDE.
     """
 
     kind: ClassVar[Kind] = Kind(masks=True, memory=False)

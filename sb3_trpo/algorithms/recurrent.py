@@ -127,7 +127,7 @@ class RecurrentTRPO(RecurrentAlgorithm):
 
     Surrogate, KL divergence and Fisher matrix are means over the steps of whole sequences, from the start of an episode
     or of the rollout to the end of either, and differentiated through all of them: what the policy remembers changes
-    with its parameters. The arguments are those of `TrustRegionAlgorithm`; ``policy_kwargs`` takes sb3-contrib's
+    with its parameters. The arguments are those of `ConfiguredAlgorithm`; ``policy_kwargs`` takes sb3-contrib's
     ``lstm_hidden_size``, ``n_lstm_layers``, ``enable_critic_lstm`` and ``shared_lstm``. ``sub_sampling_factor`` thins
     the Fisher estimate by whole sequences.
     """

@@ -17,7 +17,7 @@ class TRPO(TrustRegionAlgorithm):
         model.save("cheetah")
         model = TRPO.load("cheetah")
 
-    The arguments are those of `TrustRegionAlgorithm`.
+    The arguments are those of `ConfiguredAlgorithm`.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

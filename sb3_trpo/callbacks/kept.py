@@ -1,11 +1,12 @@
 """What callbacks keep of a training: copies of its policy, and files."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from torch import nn
 
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
@@ -46,3 +47,21 @@ def check_algorithm(callback: BaseCallback) -> None:
         raise TypeError(
             f"{type(callback).__name__} is for algorithms of sb3_trpo, and this is {type(callback.model).__name__}"
         )
+
+
+def check_alone(callback: BaseCallback) -> None:
+    """Refuse, as the training begins, two of a kind: they would remember in one place.
+
+    :raises ValueError: for the second one
+    """
+    kind = type(callback)
+    if sum(type(other) is kind for other in _all_of(callback.locals["callback"])) > 1:
+        raise ValueError(f"two callbacks {kind.__name__} in one training would remember in one place: leave one out")
+
+
+def _all_of(callback: BaseCallback) -> Iterator[BaseCallback]:
+    if isinstance(callback, CallbackList):
+        for part in callback.callbacks:
+            yield from _all_of(part)
+    else:
+        yield callback

@@ -33,7 +33,7 @@ from sb3_trpo.algorithms.transaction import done_or_undone, duplicate
 from sb3_trpo.callbacks.averaged import AveragedPolicy, evaluated
 from sb3_trpo.callbacks.episodes import play
 from sb3_trpo.callbacks.falls import Returns, p_value_of_fall
-from sb3_trpo.callbacks.kept import check_algorithm, copied, save_with_statistics
+from sb3_trpo.callbacks.kept import check_algorithm, check_alone, copied, save_with_statistics
 from sb3_trpo.callbacks.multiples import has_passed_multiple
 
 STATE = "Validation"
@@ -146,6 +146,7 @@ class Validation(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
+        check_alone(self)
         if not self.model.num_timesteps:  # a training that begins anew
             self.model.callback_states = {k: state for k, state in self.model.callback_states.items() if k != STATE}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_trpo import TRPO
@@ -249,3 +249,18 @@ def test_other_algorithms_are_refused_and_there_is_none_before_training():
         PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8, AveragedPolicy())
     with pytest.raises(RuntimeError, match="there is no averaged policy before learn"):
         AveragedPolicy().policy  # noqa: B018
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_two_of_a_kind_in_one_training_are_refused(nested):
+    """They would remember in one place."""
+    model = new_model("VecNormalize")
+    before = copy.deepcopy(model.policy.state_dict())
+    averages = [AveragedPolicy(0.5), AveragedPolicy(0.9)]
+    with pytest.raises(ValueError, match="two callbacks AveragedPolicy in one training"):
+        model.learn(ROLLOUT, CallbackList(averages) if nested else averages)
+    assert same(before, model.policy.state_dict())
+    assert not model.callback_states
+    validations = [Validation(make_vec_env("Pendulum-v1")) for _ in range(2)]
+    with pytest.raises(ValueError, match="two callbacks Validation in one training"):
+        TRPO("MlpPolicy", "Pendulum-v1", n_steps=64).learn(64, [validations[0], CallbackList(validations[1:])])

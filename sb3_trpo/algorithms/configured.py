@@ -259,7 +259,11 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
         return self.gradient_tracker, self.radius_controller, self.step_validation
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        """As in Stable-Baselines3, which would call a method of what its off-policy algorithms call action noise."""
+        """As in Stable-Baselines3, which would call a method of what its off-policy algorithms call action noise.
+
+        No callback holds the training back before one does so.
+        """
+        self.radius_factor = 1.0
         given, self.action_noise = self.action_noise, None
         try:
             return super()._setup_learn(*args, **kwargs)

@@ -1,7 +1,7 @@
 """What a training has learned, as plain data: captured between two updates, and put back later.
 
-That is all by which the coming updates would differ, were they to go on from there, but for counters, random generators
-and the environments, which go on where they are.
+That is all by which the coming updates would differ, were they to go on from there, but for counters, exploration, and
+the environments, which go on where they are; and for rollouts that are used again, which are of other policies.
 """
 
 import copy
@@ -15,6 +15,9 @@ from sb3_trpo.algorithms.transaction import duplicate
 
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
+
+LEARNING = tuple(slot.attribute for name, slot in SLOTS.items() if name != "action_noise")
+"""Attributes whose objects learn; the noise of actions goes on, as the environments do that it acts in."""
 
 STATISTICS = ("obs_rms", "ret_rms")
 """Attributes of `VecNormalize` that hold what it has seen; it has the first where it normalises observations."""
@@ -38,7 +41,7 @@ class Learned(NamedTuple):
         return cls(
             weights=duplicate(dict(policy.state_dict())),
             optimizer=duplicate(algorithm.policy.optimizer.state_dict()),
-            slots=copy.deepcopy({slot.attribute: getattr(algorithm, slot.attribute) for slot in SLOTS.values()}),
+            slots=copy.deepcopy({name: getattr(algorithm, name) for name in LEARNING}),
             statistics=statistics_of(algorithm.get_vec_normalize_env()),
         )
 

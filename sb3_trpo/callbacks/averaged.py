@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sb3_trpo.algorithms.arguments import check_number
 from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
 from sb3_trpo.algorithms.transaction import done_or_undone, duplicate
-from sb3_trpo.callbacks.kept import check_algorithm, check_alone, copied, save_with_statistics
+from sb3_trpo.callbacks.kept import check_algorithm, copied, others_beside, save_with_statistics
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
@@ -98,7 +98,7 @@ class AveragedPolicy(BaseCallback):
         check_algorithm(self)
 
     def _on_training_start(self) -> None:
-        check_alone(self)
+        others_beside(self, AveragedPolicy)
         model = self.model
         state = model.callback_states.get(STATE) if model.num_timesteps else None
         average_of = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]

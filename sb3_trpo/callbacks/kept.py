@@ -49,14 +49,15 @@ def check_algorithm(callback: BaseCallback) -> None:
         )
 
 
-def check_alone(callback: BaseCallback) -> None:
-    """Refuse, as the training begins, two of a kind: they would remember in one place.
+def others_beside(callback: BaseCallback, kind: type[BaseCallback]) -> list[BaseCallback]:
+    """All other callbacks of the training that begins.
 
-    :raises ValueError: for the second one
+    :raises ValueError: when another is of the same ``kind``: they would remember in one place
     """
-    kind = type(callback)
-    if sum(type(other) is kind for other in _all_of(callback.locals["callback"])) > 1:
-        raise ValueError(f"two callbacks {kind.__name__} in one training would remember in one place: leave one out")
+    others = [other for other in _all_of(callback.locals["callback"]) if other is not callback]
+    if any(isinstance(other, kind) for other in others):
+        raise ValueError(f"two {kind.__name__} callbacks in one training would remember in one place: leave one out")
+    return others
 
 
 def _all_of(callback: BaseCallback) -> Iterator[BaseCallback]:

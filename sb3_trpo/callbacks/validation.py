@@ -9,15 +9,19 @@ Every so often the policy plays some episodes in an environment of its own. It i
    that fresh returns confirm leads to a rollback, so that each validation does so by mistake with a probability of
    about ``alpha`` at most, however many there were before. A mistake costs the updates since the last good policy.
 
-Put back are then the weights, the critic's optimiser, the radius controller and what else fills the algorithm's slots,
-and the statistics of `VecNormalize` (`sb3_trpo.algorithms.learned`): all of it or, when that is interrupted, nothing.
-Steps are counted on. The same updates would fail again, hence the trust region shrinks, and recovers slowly.
+Put back are then the weights, the critic's optimiser, the radius controller, extensions, and the statistics of
+`VecNormalize` (`sb3_trpo.algorithms.learned`): all of it or, when that is interrupted, nothing. Rollouts that were to
+be used again are those of policies that are no more, and are dropped. Steps are counted on, exploration goes on. The
+same updates would fail again, hence the trust region shrinks, and recovers slowly.
+
+There is nothing to lose before anything has been learned: a policy that was never updated is not gone back to, unless
+one significantly better than it has been found.
 """
 
 import copy
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
@@ -33,7 +37,7 @@ from sb3_trpo.algorithms.transaction import done_or_undone, duplicate
 from sb3_trpo.callbacks.averaged import AveragedPolicy, evaluated
 from sb3_trpo.callbacks.episodes import play
 from sb3_trpo.callbacks.falls import Returns, p_value_of_fall
-from sb3_trpo.callbacks.kept import check_algorithm, check_alone, copied, save_with_statistics
+from sb3_trpo.callbacks.kept import check_algorithm, copied, others_beside, save_with_statistics
 from sb3_trpo.callbacks.multiples import has_passed_multiple
 
 STATE = "Validation"
@@ -42,14 +46,16 @@ STATE = "Validation"
 
 class Progress(NamedTuple):
     """What is remembered: how many ``validations`` there were, the last one at ``step``, how many ``rollbacks``; the
-    mean return of the ``first`` policy; the returns of the best one, found at ``best_step``, and of the last good one,
-    found at ``good_step``, which had ``learned`` what is put back; and the radius ``factor`` after update ``since``.
+    returns of the ``first`` policy, and whether it ``was_trained``; those of the best one, found at ``best_step``, and
+    of the last good one, found at ``good_step``, which had ``learned`` what is put back; and the radius ``factor``
+    after update ``since``.
     """
 
     validations: int
     step: int
     rollbacks: int
-    first: float
+    first: Returns
+    was_trained: bool
     best: Returns
     best_step: int
     good: Returns
@@ -82,7 +88,7 @@ class Validation(BaseCallback):
 
     :param env: to play in, not the one that is trained in; where that is normalised, one in `VecNormalize` with
         ``training=False`` and ``norm_reward=False``, which gets the statistics of the training. One with action masks
-        for algorithms that act by them
+        for algorithms that act by them. Images are transposed as for the training
     :param eval_freq: environment steps between two validations, counted over all environments
     :param n_eval_episodes: episodes of each sample, at least 2
     :param deterministic: play without exploration noise
@@ -123,6 +129,8 @@ class Validation(BaseCallback):
         check_number("recovery", recovery, ">= 1", lambda x: x >= 1)
         check_number("min_factor", min_factor, "in (0, 1]", lambda x: 0 < x <= 1)
         check_integer("seed", seed, 0)
+        if not isinstance(averaged, AveragedPolicy | None):
+            raise ValueError(f"averaged={averaged!r} must be an AveragedPolicy, or None to validate the present policy")
         self.env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
         self.eval_freq, self.n_eval_episodes, self.deterministic = eval_freq, n_eval_episodes, deterministic
         self.alpha, self.tolerance = alpha, tolerance
@@ -135,7 +143,8 @@ class Validation(BaseCallback):
 
     def _init_callback(self) -> None:
         check_algorithm(self)
-        if self.env is self.model.get_env():
+        self.env = self.model._wrap_env(self.env)
+        if self.env.unwrapped is cast(VecEnv, self.model.get_env()).unwrapped:
             raise ValueError("env is the one that is trained in: validate in another like it")
         check_for_correct_spaces(self.env, self.model.observation_space, self.model.action_space)
         normalizer, own = self.model.get_vec_normalize_env(), unwrap_vec_normalize(self.env)
@@ -146,7 +155,12 @@ class Validation(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        check_alone(self)
+        for other in others_beside(self, Validation):
+            if isinstance(other, AveragedPolicy) and other is not self.averaged:
+                raise ValueError(
+                    "an average of the policies is kept, and would not be put back: validate it, by "
+                    "Validation(env, averaged=...), or leave it out"
+                )
         if not self.model.num_timesteps:  # a training that begins anew
             self.model.callback_states = {k: state for k, state in self.model.callback_states.items() if k != STATE}
 
@@ -174,30 +188,32 @@ class Validation(BaseCallback):
     def _validate(self) -> None:
         """Play, test, and go back where the test says so."""
         model, before = self.model, self.progress
+        candidate = evaluated(model, self.averaged)
         if self.averaged is not None:
             self.averaged.catch_up()
-        candidate = evaluated(model, self.averaged)
         learned, step = Learned.of(model, candidate.policy), model.num_timesteps
         seeds = np.random.SeedSequence([self.seed, before.validations if before else 0]).generate_state(2) >> 1
         returns = self._play(candidate, learned, seeds[0])
         if before is None:
-            now = Progress(1, step, 0, float(returns.mean()), returns, step, returns, step, learned._asdict())
+            trained = model._n_updates > 0
+            now = Progress(1, step, 0, returns, trained, returns, step, returns, step, learned._asdict())
             self._conclude(candidate, now, Comparison(returns, returns, 1.0), is_best=True)
             return
-        margin = self.tolerance * max(float(before.best.mean()) - before.first, 0.0)
+        margin = self.tolerance * max(float(before.best.mean() - before.first.mean()), 0.0)
+        may_lose = before.was_trained or p_value_of_fall(before.best, before.first) < self.alpha
         now = before._replace(validations=before.validations + 1, step=step)
         compared = Comparison(before.good, returns, p_value_of_fall(before.good, returns, margin))
-        if compared.p_value < self.alpha:
+        if may_lose and compared.p_value < self.alpha:
             good = self._play(*self._last_good(before), seeds[1])
             returns = self._play(candidate, learned, seeds[1])
             compared = Comparison(good, returns, p_value_of_fall(good, returns, margin))
             now = now._replace(good=good, best=good if now.best_step == now.good_step else now.best)
-        if compared.p_value < self.alpha:
+        if may_lose and compared.p_value < self.alpha:
             factor = max(self._factor() * self.shrink, self.min_factor)
             now = now._replace(rollbacks=now.rollbacks + 1, factor=factor, since=model._n_updates)
             self._conclude(candidate, now, compared)
             return
-        if p_value_of_fall(now.best, returns, margin) >= self.alpha:
+        if not may_lose or p_value_of_fall(now.best, returns, margin) >= self.alpha:
             now = now._replace(good=returns, good_step=step, learned=learned._asdict())
         is_best = returns.mean() > now.best.mean()
         if is_best:
@@ -235,11 +251,13 @@ class Validation(BaseCallback):
         """Put back what the last good policy had learned, or leave everything as it is."""
         model, averaged = self.model, None if self.averaged is None else self.averaged.policy
         present, average = Learned.of(model), None if averaged is None else duplicate(dict(averaged.state_dict()))
-        attributes = {name: getattr(model, name) for name in ("_last_obs", "_boundary", "callback_states")}
+        names = ("_last_obs", "_boundary", "callback_states", "past_rollouts")
+        attributes = {name: getattr(model, name) for name in names}
 
         def go_back() -> None:
             learned = Learned(**now.learned)
             learned.put(model)
+            model.past_rollouts = ()
             if averaged is not None:
                 averaged.load_state_dict(learned.weights)
             env = model.get_env()

@@ -103,7 +103,7 @@ def test_a_policy_is_copied_whatever_it_remembers_of_its_last_graph(kind):
         model.policy.reset_noise(4)
     model.num_timesteps = 0
     averaged.init_callback(model)
-    averaged.on_training_start({}, {})
+    averaged.on_training_start({"callback": averaged}, {})
     assert averaged.policy is not model.policy
     assert same(dict(averaged.policy.state_dict()), dict(model.policy.state_dict()))
 
@@ -206,7 +206,7 @@ class Opposite(BaseCallback):
 
 def test_the_averaged_policy_is_validated_kept_and_put_back(tmp_path):
     env = make_vec_env(Probe, 4, seed=0, env_kwargs={"n_options": 2})
-    model = TRPO("MlpPolicy", env, n_steps=50, batch_size=50, target_kl=0.1, seed=0)
+    model = TRPO("MlpPolicy", env, n_steps=50, batch_size=50, target_kl=0.1, seed=3)
     averaged = AveragedPolicy(0.5)
     validation = Validation(
         make_vec_env(Probe, 2, env_kwargs={"n_options": 2}), eval_freq=1000, averaged=averaged, save_path=tmp_path
@@ -251,16 +251,20 @@ def test_other_algorithms_are_refused_and_there_is_none_before_training():
         AveragedPolicy().policy  # noqa: B018
 
 
+class Mine(AveragedPolicy):
+    """Remembers where its base does."""
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_two_of_a_kind_in_one_training_are_refused(nested):
     """They would remember in one place."""
     model = new_model("VecNormalize")
     before = copy.deepcopy(model.policy.state_dict())
-    averages = [AveragedPolicy(0.5), AveragedPolicy(0.9)]
-    with pytest.raises(ValueError, match="two callbacks AveragedPolicy in one training"):
+    averages = [AveragedPolicy(0.5), Mine(0.9)]
+    with pytest.raises(ValueError, match="two AveragedPolicy callbacks in one training"):
         model.learn(ROLLOUT, CallbackList(averages) if nested else averages)
     assert same(before, model.policy.state_dict())
     assert not model.callback_states
     validations = [Validation(make_vec_env("Pendulum-v1")) for _ in range(2)]
-    with pytest.raises(ValueError, match="two callbacks Validation in one training"):
+    with pytest.raises(ValueError, match="two Validation callbacks in one training"):
         TRPO("MlpPolicy", "Pendulum-v1", n_steps=64).learn(64, [validations[0], CallbackList(validations[1:])])

@@ -5,6 +5,7 @@ import copy
 import io
 import itertools
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -87,7 +88,7 @@ class Looks(BaseCallback):
         return True
 
 
-def probing(seed=0, normalize=False, **arguments):
+def probing(seed=3, normalize=False, **arguments):
     env = make_vec_env(Probe, 4, seed=seed, env_kwargs={"n_options": 2})
     env = VecNormalize(env) if normalize else env
     return TRPO("MlpPolicy", env, n_steps=50, batch_size=50, target_kl=0.1, radius="adaptive", seed=seed, **arguments)
@@ -162,11 +163,114 @@ def test_better_and_equal_policies_become_the_last_good_one_and_the_better_the_b
     validation = Scripted({0: [around(0)], 200: [around(10)], 400: [around(9.8)], 600: [around(11)]})
     probing().learn(600, validation)
     progress = validation.progress
-    assert (progress.good_step, progress.best_step, progress.first) == (600, 600, 0.0)
+    assert (progress.good_step, progress.best_step, progress.first.mean()) == (600, 600, 0.0)
     assert validation.played == [0, 200, 400, 600], "most validations are one sample"
     validation = Scripted({0: [around(0)], 200: [around(10)], 400: [around(9.8)]})
     probing().learn(400, validation)
     assert (validation.progress.good_step, validation.progress.best_step) == (400, 200)
+
+
+def test_there_is_nothing_to_lose_before_something_was_learned():
+    """An untrained policy may be hard to beat: one that does not move, where moving costs."""
+    returns = {0: [np.zeros(4)], 200: [np.array([-0.1, -0.1, -0.2, -0.1])], 400: [np.full(4, -0.3)]}
+    validation = Scripted({**returns, 600: [around(50)], 800: [around(5)]})
+    probing().learn(800, validation)
+    assert validation.rolled_back == [800]
+    assert validation.played == [0, 200, 400, 600, 800, 600, 800]
+    trained = probing().learn(200)
+    validation = Scripted({0: [np.zeros(4)], 200: [np.full(4, -0.1)]})
+    trained.learn(200, validation)
+    assert validation.rolled_back == [200], "what was trained before may be lost"
+
+
+def test_the_radius_does_not_shrink_beyond_its_smallest():
+    validation = Scripted({200 * k: [around(k % 2)] for k in range(8)}, shrink=0.1, recovery=1.0, min_factor=0.05)
+    validation.returns[200] = [around(20)]
+    model = probing().learn(1400, validation)
+    assert len(validation.rolled_back) == 6
+    assert model.radius_factor == pytest.approx(0.05)
+
+
+def test_every_validation_has_episodes_of_its_own():
+    class Seeds(Scripted):
+        def _play(self, algorithm, learned, seed):
+            self.seeds.append(int(seed))
+            return super()._play(algorithm, learned, seed)
+
+    validation = Seeds({0: [around(0)], 200: [around(10)], 400: [around(5)], 600: [around(5)]})
+    validation.seeds = []
+    probing().learn(600, validation)
+    assert validation.rolled_back == [400, 600]
+    first, second, third, good, again, *last = validation.seeds
+    assert good == again
+    assert len({first, second, third, good, *last}) == 6
+
+
+def test_a_rollback_drops_rollouts_of_policies_that_are_no_more():
+    model = probing(reuse=3)
+    sizes = []
+
+    class Sizes(BaseCallback):
+        def _on_rollout_start(self):
+            sizes.append(len(self.model.past_rollouts))
+
+        def _on_step(self):
+            return True
+
+    model.learn(1200, [Scripted({200 * k: [around((0, 1, 9, 8.8, 0, 9, 9)[k])] for k in range(7)}), Sizes()])
+    assert sizes == [0, 1, 2, 2, 0, 1]
+
+
+def test_exploration_goes_on_after_a_rollback():
+    """The noise at the last good policy has been; to act by it again would be no exploration."""
+    model = TRPO(
+        "MlpPolicy", make_vec_env("Pendulum-v1", 2), n_steps=64, batch_size=32, action_noise="colored", seed=0
+    ).learn(128)
+    good = Learned.of(model)
+    model.learn(128, reset_num_timesteps=False)
+    process, state = model.noise_process, copy.deepcopy(model.noise_process._generator.bit_generator.state)
+    good.put(model)
+    assert model.noise_process is process
+    assert process._generator.bit_generator.state == state
+
+
+def test_a_training_without_validation_has_the_whole_radius():
+    validation = Scripted({0: [around(0)], 200: [around(10)], 400: [around(5)]})
+    model = probing().learn(400, validation)
+    assert model.radius_factor == 0.5
+    model.learn(200, reset_num_timesteps=False)
+    assert model.radius_factor == 1.0
+
+
+def test_an_average_is_validated_or_there_is_none():
+    averaged, validation = AveragedPolicy(), Validation(probe(), eval_freq=200)
+    for callbacks in ([averaged, validation], [validation, averaged]):
+        with pytest.raises(ValueError, match=r"validate it, by Validation\(env, averaged=...\)"):
+            probing().learn(200, callbacks)
+
+
+class Pictures(gym.Env):
+    """Images with the channels last, as `CnnPolicy` gets them transposed."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.observation_space.sample(), float(action), self.t == 4, False, {}
+
+
+def test_images_are_transposed_as_for_the_training():
+    model = TRPO("CnnPolicy", Pictures(), n_steps=8, batch_size=8)
+    for env in (Pictures(), make_vec_env(Pictures, 2)):
+        validation = Validation(env, eval_freq=8, n_eval_episodes=2)
+        model.learn(8, validation)
+        assert validation.progress.validations == 2
 
 
 def test_a_fall_is_confirmed_on_fresh_episodes():
@@ -235,13 +339,13 @@ def test_validation_leaves_the_training_bit_for_bit_as_it_was():
 
 
 class EverySecondIsBad(Validation):
-    """Finds the present policy disastrous at every second validation."""
+    """Finds the present policy disastrous at every second validation, of which the first is one."""
 
     def __init__(self, kind):
         super().__init__(evaluation_env(kind), eval_freq=ROLLOUT, n_eval_episodes=2)
 
     def _play(self, algorithm, learned, seed):
-        is_bad = algorithm is self.model and self.model.num_timesteps % (2 * ROLLOUT) == ROLLOUT
+        is_bad = algorithm is self.model and self.model.num_timesteps % (2 * ROLLOUT) == 0
         return super()._play(algorithm, learned, seed) - 1e6 * is_bad
 
 
@@ -446,6 +550,8 @@ def test_what_cannot_be_used_is_refused():
             probing(normalize=True).learn(200, Validation(env))
     with pytest.raises(ValueError, match="must be wrapped in VecNormalize"):
         model.learn(200, Validation(probe(normalize=True)))
+    with pytest.raises(ValueError, match=r"averaged=0\.95 must be an AveragedPolicy"):
+        Validation(probe(), averaged=0.95)
     with pytest.raises(RuntimeError, match="list AveragedPolicy before what uses it"):
         model.learn(200, Validation(probe(), averaged=AveragedPolicy()))
 

@@ -210,7 +210,7 @@ def learning(name: str, reuse: int, seed: int, episodes: int = 12, total: int = 
         joined = Episodes(*(th.cat(columns) for columns in zip(*seen, strict=True)))
         joined = joined._replace(weights=joined.weights / len(kept), clusters=th.arange(len(joined.times)))
         batches = batches_of(joined)
-        radius = LEARNING_RADIUS * reuse_factor(len(kept))
+        radius = LEARNING_RADIUS * reuse_factor(reuse)
         natural_step(constrained_problem(problem, batches), radius=radius, **SETTINGS)  # type: ignore[arg-type]
     return curve
 

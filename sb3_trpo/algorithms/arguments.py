@@ -236,10 +236,19 @@ def check_holdout(fraction: float, n_steps: int, n_envs: int, has_memory: bool) 
             f"{fraction:g} of the rollout is to be kept aside, in whole sequences, and one environment may give but "
             "one: use n_envs >= 2"
         )
-    if n_steps * n_envs < 2 * STRETCH:
+    if n_envs * math.ceil(n_steps / STRETCH) < 4:
         raise ValueError(
-            f"{fraction:g} of the rollout is to be kept aside, in stretches of up to {STRETCH} steps, and n_steps * "
-            f"n_envs = {n_steps} * {n_envs} are not two of them: raise n_steps"
+            f"{fraction:g} of the rollout is to be kept aside, in stretches of up to {STRETCH} steps, at least two on "
+            f"either side, and n_steps * n_envs = {n_steps} * {n_envs} may be fewer: raise n_steps"
+        )
+
+
+def check_groups(groups: int, n_envs: int, has_memory: bool) -> None:
+    """Refuse a rollout that cannot be cut into groups, which would all be one."""
+    if groups and has_memory and n_envs < 2:
+        raise ValueError(
+            f"the rollout is to be cut into groups={groups}, of whole sequences, and one environment may give but one: "
+            "use n_envs >= 2"
         )
 
 

@@ -25,7 +25,7 @@ from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.core.trust_region import RadiusController
 from sb3_trpo.extensions.correlated_noise import NoiseProcess
-from sb3_trpo.extensions.extension import Extension, holdout
+from sb3_trpo.extensions.extension import Extension, groups, holdout
 
 
 class ConfiguredAlgorithm(ResumableAlgorithm):
@@ -251,6 +251,7 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
         arguments.check_reuse(self.reuse, self.kind.memory)
         exploration.begin_noise(self)
         arguments.check_holdout(holdout(self._slots), self.n_steps, self.n_envs, self.kind.memory)
+        arguments.check_groups(groups(self._slots), self.n_envs, self.kind.memory)
         self._kept_by_optimizer = keep_critic_only(self.policy.optimizer, self._probe_policy().parameters)
 
     @property

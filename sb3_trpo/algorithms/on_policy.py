@@ -135,7 +135,7 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
         radius = self.radius_controller.radius(target, progress)
-        radius *= reuse_factor(len(self.past_rollouts) + 1)
+        radius *= reuse_factor(self.reuse)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
         return radius * self.radius_factor, damping

@@ -82,7 +82,7 @@ def _fisher_states(actor: Actor, experience: Experience, every: int) -> list[Sta
 
 
 def _split(experience: Experience, fraction: float) -> tuple[Experience, Experience | None]:
-    """What is learned from, and what is kept aside: whole stretches drawn at random, at least one on either side."""
+    """What is learned from, and what is kept aside: whole stretches drawn at random, at least two, which leaves one."""
     if fraction == 0.0:
         return experience, None
     steps = experience.steps
@@ -93,7 +93,7 @@ def _split(experience: Experience, fraction: float) -> tuple[Experience, Experie
         return experience, None
     order = np.random.permutation(len(stretches))  # noqa: NPY002
     count = int(np.searchsorted(np.cumsum(sizes[order]), fraction * sizes.sum())) + 1
-    is_kept = np.isin(index, order[: min(count, len(stretches) - 1)])
+    is_kept = np.isin(index, order[: min(max(count, 2), len(stretches) - 1)])
     learned, kept = (th.as_tensor(np.flatnonzero(chosen)) for chosen in (~is_kept, is_kept))
     return experience.part(learned), experience.part(kept)
 

@@ -49,9 +49,9 @@ class Rollout(NamedTuple):
         return cls(
             copy(buffer.observations),
             copy(buffer.actions),
-            copy(buffer.rewards).reshape(shape),
+            buffer.rewards.copy(),  # never flattened for samples
             copy(buffer.log_probs).reshape(shape),
-            copy(buffer.episode_starts).reshape(shape),
+            buffer.episode_starts.copy(),
             None if masks is None else copy(masks),
             _copied(algorithm._last_obs),
             np.array(algorithm._last_episode_starts),
@@ -64,8 +64,9 @@ class Rollout(NamedTuple):
 def experience_of(algorithm: "TrustRegionAlgorithm") -> Experience:
     """What the coming update learns from: the rollout in the buffer, and those before it that are used again."""
     if algorithm.reuse == 1:
+        algorithm.past_rollouts = ()  # of a file that was saved with another M
         return algorithm._experience()
-    rollouts = (*algorithm.past_rollouts, Rollout.of(algorithm))
+    rollouts = (*algorithm.past_rollouts, Rollout.of(algorithm))[-algorithm.reuse :]
     algorithm.past_rollouts = rollouts[1 - algorithm.reuse :]
     return reused_experience(algorithm, rollouts)
 

@@ -85,12 +85,12 @@ class Surrogate:
         return surrogate_terms(policy.log_prob(self.actions), self.old_log_prob, self.advantages, self.weights)
 
     def truncated(self, limit: float) -> Callable[[Any], Tensor]:
-        """The same with the gradient ``sum_n w_n min(rho_n, limit) grad log pi_n A_n`` of its first part."""
+        """One whose gradient is ``sum_n w_n min(rho_n, limit) grad log pi_n A_n``, without the entropy."""
 
         def objective(policy: Any) -> Tensor:
             log_prob = policy.log_prob(self.actions)
             ratio = th.exp(log_prob.detach() - self.old_log_prob).clamp(max=limit)
-            return weighted_mean(ratio * log_prob * self.advantages, self.weights) + self._bonus(policy)
+            return weighted_mean(ratio * log_prob * self.advantages, self.weights)
 
         return objective
 

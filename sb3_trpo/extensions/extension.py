@@ -11,7 +11,8 @@ from sb3_trpo.core.problem import Sample, TrustRegionProblem
 class Extension(Protocol):
     """The slot. What it remembers from update to update are its attributes, which are saved with the model.
 
-    One that needs steps kept aside has an attribute ``holdout``, the part of the rollout.
+    One that needs steps kept aside has an attribute ``holdout``, the part of the rollout; one that needs it cut into
+    independent groups an attribute ``groups``, their number.
     """
 
     def repose(self, problem: TrustRegionProblem, sample: Sample) -> TrustRegionProblem:
@@ -50,6 +51,11 @@ def reposed(problem: TrustRegionProblem, sample: Sample, slots: Iterable[Any]) -
 def holdout(slots: Iterable[Any]) -> float:
     """The part of the rollout that is to be kept aside: the largest that an extension asks for."""
     return max((getattr(slot, "holdout", 0.0) for slot in slots), default=0.0)
+
+
+def groups(slots: Iterable[Any]) -> int:
+    """Into how many groups the rollout is to be cut, 0 where nothing is."""
+    return max((getattr(slot, "groups", 0) for slot in slots), default=0)
 
 
 def measured(slots: Iterable[Any]) -> dict[str, float]:

@@ -18,7 +18,8 @@ between the two policies, which the trust region keeps small.
 
 Advantages that are standardised are divided by a number that changes from batch to batch. The estimate is carried in
 the units of the advantages before that, y sigma_t, so that it is the same whether they are standardised or not; the
-mean that is subtracted is a baseline, which changes no expectation.
+mean that is subtracted is a baseline, which changes no expectation. What an entropy bonus adds to the gradient is known
+where the policy is, and is not tracked.
 
 The tracked gradient belongs to an objective, on which the line search is to decide:
 ``L(theta) + (y_t - g_t)^T (theta - theta_t)``.
@@ -26,7 +27,7 @@ The tracked gradient belongs to an objective, on which the line search is to dec
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch as th
@@ -48,11 +49,11 @@ class GradientTracking:
 
     weight: float = 0.5
     truncation: float = 2.0
-    estimate: Tensor | None = None
+    estimate: Tensor | None = field(default=None, init=False)
     """``y sigma`` of the last update (P,), in units of the advantages before they were standardised."""
-    previous: Tensor | None = None
+    previous: Tensor | None = field(default=None, init=False)
     """The parameters ``theta`` (P,) that it belongs to."""
-    cosine: float = math.nan
+    cosine: float = field(default=math.nan, init=False)
     """Between the last estimate and its batch's own gradient; NaN before there is a history."""
 
     def __post_init__(self) -> None:
@@ -64,27 +65,29 @@ class GradientTracking:
 
     def repose(self, problem: TrustRegionProblem, sample: Sample) -> TrustRegionProblem:
         """The same problem with the tracked gradient, and the objective that it is the gradient of."""
-        here, gradient = flatten(problem.parameters), problem.gradient
+        self.cosine = math.nan
         if sample.scale == 0.0:
             return problem  # advantages without a signal have no units to carry anything into
-        tracked, self.cosine = gradient, math.nan
-        if self.previous is not None and self.estimate is not None:
-            there = gradient_at(self.previous.to(gradient), problem, sample, self.truncation)
-            carried = self.estimate.to(gradient) / sample.scale - there
-            tracked = gradient + (1.0 - self.weight) * carried
-            self.cosine = float(th.cosine_similarity(tracked, gradient, dim=0))
+        here, fresh = flatten(problem.parameters), problem.gradient
+        if any(batch.objective.entropy_coefficient for batch in sample.batches):
+            fresh = gradient_at(here, problem, sample, math.inf)
+        tracked = fresh
+        if self.previous is not None and self.estimate is not None and len(self.previous) == len(here):
+            there = gradient_at(self.previous.to(fresh), problem, sample, self.truncation)
+            tracked = fresh + (1.0 - self.weight) * (self.estimate.to(fresh) / sample.scale - there)
+            self.cosine = float(th.cosine_similarity(tracked, fresh, dim=0))
         if not th.isfinite(tracked).all():
             self.estimate = self.previous = None  # the history begins anew
             return problem
         self.estimate, self.previous = tracked * sample.scale, here
-        correction = tracked - gradient
+        correction = tracked - fresh
 
         def evaluate() -> Evaluation:
             found = problem.evaluate()
             moved = flatten(problem.parameters) - here
             return found._replace(objective=found.objective + float(th.dot(correction, moved)))
 
-        return problem._replace(gradient=tracked, evaluate=evaluate)
+        return problem._replace(gradient=problem.gradient + correction, evaluate=evaluate)
 
     def update(self, step: NaturalStep) -> None:
         """Nothing to learn: where the step led is seen at the next one."""
@@ -95,7 +98,10 @@ class GradientTracking:
 
 
 def gradient_at(parameters: Tensor, problem: TrustRegionProblem, sample: Sample, truncation: float) -> Tensor:
-    """``g_t`` at ``parameters`` (P,) with ratios up to ``truncation``; the problem's own are then as before."""
+    """``g_t`` at ``parameters`` (P,) with ratios up to ``truncation``, without a bonus for entropy.
+
+    The problem's own parameters are then as before.
+    """
     with elsewhere(problem.parameters, parameters):
         gradients = [
             sample.policy.linearize(batch.observations).gradient(batch.objective.truncated(truncation))[1]

@@ -9,7 +9,7 @@ That is a guard, and gives the benefit of the doubt; `confidence` gives none.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sb3_trpo.core.natural_step import NaturalStep
 from sb3_trpo.core.problem import Sample, TrustRegionProblem
@@ -30,9 +30,9 @@ class HeldOutValidation:
     holdout: float = 0.2
     level: float = 0.05
     kl_factor: float = 1.0
-    improvement: float = math.nan
+    improvement: float = field(default=math.nan, init=False)
     """Of the last candidate that was looked at, on held-out steps."""
-    kl: float = math.nan
+    kl: float = field(default=math.nan, init=False)
     """Its KL divergence there, in nats."""
 
     def __post_init__(self) -> None:

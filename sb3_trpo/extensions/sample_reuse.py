@@ -10,15 +10,18 @@ penalty of a single rollout's update, each step must be shorter by that factor,
 
 .. math:: \epsilon_g = \frac{2}{M + 1}\,\epsilon, \qquad \delta_g = \Bigl(\frac{2}{M + 1}\Bigr)^2 \delta,
 
-for delta = eps^2 / 2 bounds a total variation of eps / 2 (Pinsker). In return M times the data are behind each step:
-with rollouts of a M-th of the length, updates are M times as many at the same variance.
+for delta = eps^2 / 2 bounds a total variation of eps / 2 (Pinsker). The region is that small from the first update on,
+whose steps the later ones rest on; a delta that falls during training leaves steps of the larger one among the last M.
+In return M times the data are behind each step: with rollouts of a M-th of the length, updates are M times as many at
+the same variance.
 
 Source: Queeney, Paschalidis, Cassandras 2022, Generalized policy improvement algorithms with theoretically supported
 sample reuse (arXiv 2206.13714), of which this is GeTRPO with uniform weights. Differs from it: the region is not varied
-with the total variation that was realised.
+with the total variation that was realised. What is kept aside for a test of the step (`held_out`, `confidence`) may be
+of rollouts that were learned from before.
 """
 
 
-def reuse_factor(rollouts: int) -> float:
-    """``(2 / (M + 1))^2`` for M rollouts in the update."""
-    return (2.0 / (rollouts + 1)) ** 2
+def reuse_factor(reuse: int) -> float:
+    """``(2 / (M + 1))^2`` for M rollouts in an update."""
+    return (2.0 / (reuse + 1)) ** 2

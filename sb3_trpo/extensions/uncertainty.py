@@ -12,12 +12,14 @@ Source: UA-TRPO (Queeney, Paschalidis, Cassandras 2021, arXiv 2012.10791). Diffe
 random directions and inverted, but multiplied with, as conjugate gradient needs no more; it has the rank of the
 groups that it was estimated from, d = groups - 1, and groups are stretches of consecutive steps, which depend on each
 other within and hardly between. Its scale is that of F: both belong to advantages of standard deviation one where
-they are standardised, and to ``c`` otherwise.
+they are standardised, and to ``c`` otherwise. The line search bounds the KL divergence of a candidate by all of delta,
+where theirs bounds it by the part of delta that F has in the metric. With a tracked gradient Sigma is still that of the
+batch, whose gradient is the less certain of the two.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 
 import torch as th
@@ -40,7 +42,7 @@ class UncertaintyRegion(FixedRadius):
     level: float = 0.05
     scale: float = 0.1
     groups: int = 32
-    signal_to_noise: float = math.nan
+    signal_to_noise: float = field(default=math.nan, init=False)
     """Squared length of the last gradient over the trace of its covariance."""
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class UncertaintyRegion(FixedRadius):
 
     def repose(self, problem: TrustRegionProblem, sample: Sample) -> TrustRegionProblem:
         """The same problem in the metric ``F + c R^2 Sigma``."""
+        self.signal_to_noise = math.nan
         deviations = group_deviations(sample, self.groups)
         n = len(deviations)
         if n < 2 or not th.isfinite(deviations).all():

@@ -140,6 +140,10 @@ def check_hyperparams(algo: str, hyperparams: Mapping[str, Any], where: str) -> 
         _check_policy(algo, arguments.get("policy", default_policy(algo)))
         if algo in OURS:
             _check_arguments(arguments)
+        if hyperparams.get("callback") is not None:
+            from sb3_trpo.zoo.named_callbacks import check_callbacks
+
+            check_callbacks(algo, hyperparams["callback"])
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
 

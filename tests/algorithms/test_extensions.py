@@ -140,7 +140,7 @@ def test_every_kind_of_policy_can_be_trained_with_every_extension(kind, name):
         return
     if name == "entropy":
         given["entropy_floor"] = 0.1
-    model = make_model(kind, n_steps=64, **given)
-    model.learn(64 * 2 * 3)
+    model = make_model(kind, n_steps=128, **given)
+    model.learn(128 * 2 * 3)
     assert model._n_updates == 3
     assert all(th.isfinite(p).all() for p in model.policy.parameters())

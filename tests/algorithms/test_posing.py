@@ -85,6 +85,7 @@ def test_what_is_kept_aside_is_whole_and_the_weights_sum_to_one(kind, fraction, 
             set(th.cat([b.clusters for b in batches]).tolist()) for batches in (sample.batches, sample.held_out)
         ]
         assert not clusters[0] & clusters[1]
+        assert len(clusters[1]) >= 2, "one says nothing of its error"
     advantages = th.cat([b.objective.advantages for batches in (sample.batches, sample.held_out) for b in batches])
     np.testing.assert_array_equal(np.sort(advantages), np.sort(experience.advantages))
     whole = pose(actor, experience, PLAIN).problem
@@ -121,7 +122,12 @@ def test_the_plain_problem_draws_no_random_numbers():
 
 @pytest.mark.parametrize("slot", [{"validation": "held_out"}, {"radius": "confidence"}])
 def test_a_rollout_of_which_nothing_can_be_kept_aside_is_refused(slot):
-    with pytest.raises(ValueError, match=r"n_steps \* n_envs = 8 \* 2 are not two of them: raise n_steps"):
+    with pytest.raises(ValueError, match=r"at least two on either side, and n_steps \* n_envs = 8 \* 2"):
         make_model("box", n_steps=8, **slot)
     with pytest.raises(ValueError, match="one environment may give but one: use n_envs >= 2"):
         RecurrentTRPO("MlpLstmPolicy", "CartPole-v1", **slot)
+
+
+def test_a_rollout_that_is_one_sequence_cannot_be_cut_into_groups():
+    with pytest.raises(ValueError, match=r"groups=32, of whole sequences, and one environment may give but one"):
+        RecurrentTRPO("MlpLstmPolicy", "CartPole-v1", radius="uncertainty")

@@ -1,5 +1,7 @@
 """Several rollouts in one update: what it learns from, how far it goes, what is kept of it."""
 
+import io
+
 import numpy as np
 import pytest
 import torch as th
@@ -29,6 +31,7 @@ def test_the_first_update_is_the_plain_one(kind):
         th.testing.assert_close(getattr(ours, name).float(), getattr(theirs, name).float(), rtol=1e-4, atol=1e-4)
     assert th.equal(ours.clusters, theirs.clusters)
     reusing.past_rollouts = ()
+    reusing.target_kl = plain.target_kl / reuse_factor(3)
     plain.train()
     reusing.train()
     weights = [flatten(list(model.policy.parameters())) for model in (plain, reusing)]
@@ -84,15 +87,15 @@ def test_older_rollouts_are_seen_by_the_present_policy_and_critic(kind):
 
 
 @pytest.mark.parametrize("loop", [True, False])
-def test_rollouts_come_and_go_and_the_radius_with_them(loop):
+def test_rollouts_come_and_go_and_the_radius_is_small_from_the_first(loop):
     model = make_model("box", reuse=3, target_kl=0.02, fast_rollout=loop)
-    for held, m in ((1, 1), (2, 2), (2, 3), (2, 3)):
+    for held in (1, 2, 2, 2):
         collect(model)
         old = frozen_copy(model)
         rollouts = (*model.past_rollouts, Rollout.of(model))
         model.train()
         assert len(model.past_rollouts) == held
-        radius = 0.02 * reuse_factor(m)
+        radius = 0.02 / 4
         assert model.logger.name_to_value["train/radius"] == pytest.approx(radius)
         seen = th.as_tensor(np.concatenate([rollout.observations.reshape(64, -1) for rollout in rollouts]))
         with th.no_grad():
@@ -100,6 +103,29 @@ def test_rollouts_come_and_go_and_the_radius_with_them(loop):
         kl = float(kl_divergence(before, after).sum(1).mean())
         assert kl == pytest.approx(model.logger.name_to_value["train/kl_divergence_loss"], rel=1e-3)
         assert kl <= radius * (1 + 1e-3)
+
+
+def test_a_callback_may_look_at_the_samples():
+    """Which has the buffer flatten some of its arrays."""
+    model = collect(make_model("box", reuse=2))
+    before = Rollout.of(model)
+    next(model.rollout_buffer.get(32))
+    for one, other in zip(before, Rollout.of(model), strict=True):
+        np.testing.assert_array_equal(one, other)
+    model.train()
+    assert len(model.past_rollouts) == 1
+
+
+@pytest.mark.parametrize(("reuse", "held"), [(1, 0), (2, 1), (4, 3)])
+def test_a_file_goes_on_with_another_number_of_rollouts(reuse, held):
+    file = io.BytesIO()
+    make_model("box", reuse=4, target_kl=0.02).learn(64 * 2 * 5).save(file)
+    file.seek(0)
+    model = TRPO.load(file, env=make_model("box").get_env(), force_reset=False, reuse=reuse)
+    assert len(model.past_rollouts) == 3
+    model.learn(64 * 2, reset_num_timesteps=False)
+    assert len(model.past_rollouts) == held
+    assert model.logger.name_to_value["train/radius"] == pytest.approx(0.02 * reuse_factor(reuse))
 
 
 def test_once_is_the_plain_algorithm():

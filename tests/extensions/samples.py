@@ -32,14 +32,14 @@ def batch_of(case, rows, actions, advantages, clusters=None, old_log_prob=None, 
     return SurrogateBatch(rows, weights, surrogate, None if clusters is None else clusters[rows])
 
 
-def sample_of(case, actions, advantages, held_out=None, clusters=None, scale=1.0):
+def sample_of(case, actions, advantages, held_out=None, clusters=None, scale=1.0, entropy_coefficient=0.0):
     """Everything in one batch, or all but the rows ``held_out``."""
     rows = th.arange(len(case.inputs))
     kept = rows[:0] if held_out is None else rows[held_out]
     learned = rows[~th.isin(rows, kept)]
 
     def part(of):
-        return batch_of(case, of, actions, advantages, clusters)
+        return batch_of(case, of, actions, advantages, clusters, entropy_coefficient=entropy_coefficient)
 
     def pieces(count):
         whole = part(learned)

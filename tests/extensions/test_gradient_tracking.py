@@ -121,13 +121,42 @@ def test_the_estimate_is_carried_in_units_of_the_advantages_before_they_are_stan
         step_on(reposed)
 
 
+@pytest.mark.parametrize("sizes", [(100.0, 1.0), (1.0, 100.0)])
+def test_what_a_bonus_for_entropy_adds_is_not_tracked(sizes):
+    """It is known where the policy is, whatever the advantages' scale and the bonus were before."""
+    with_bonus, without, case = GradientTracking(), GradientTracking(), case_of("gaussian_state_std")
+    for update, (size, bonus) in enumerate(zip(sizes, (1.0, 0.3), strict=True)):
+        advantages = th.randn(24, dtype=th.float64, generator=th.Generator().manual_seed(update))
+        actions = actions_of(case, update)
+        plain, sample = sample_of(case, actions, advantages, scale=size)
+        problem, sample_with = sample_of(case, actions, advantages, scale=size, entropy_coefficient=bonus)
+        tracked = without.repose(plain, sample).gradient
+        reposed = with_bonus.repose(problem, sample_with)
+        assert (problem.gradient - plain.gradient).norm() > 0.01
+        assert_close(reposed.gradient, tracked + problem.gradient - plain.gradient, rtol=1e-9, atol=1e-12)
+        assert_close(with_bonus.estimate, without.estimate, rtol=1e-9, atol=1e-12)
+        step_on(reposed, radius=0.05)
+
+
+def test_a_history_of_other_parameters_is_none():
+    """As when a layer is frozen between two updates."""
+    case, tracker = case_of(), GradientTracking()
+    tracker.repose(*sample_of(case, actions_of(case), th.randn(24, dtype=th.float64)))
+    tracker.estimate, tracker.previous = tracker.estimate[1:], tracker.previous[1:]
+    problem, sample = sample_of(case, actions_of(case, 1), th.randn(24, dtype=th.float64))
+    assert th.equal(tracker.repose(problem, sample).gradient, problem.gradient)
+    assert math.isnan(tracker.cosine)
+
+
 def test_advantages_without_a_signal_leave_history_alone():
     case, tracker = case_of(), GradientTracking()
     tracker.repose(*sample_of(case, actions_of(case), th.randn(24, dtype=th.float64)))
     before = tracker.estimate.clone()
     problem, sample = sample_of(case, actions_of(case, 1), th.zeros(24, dtype=th.float64), scale=0.0)
+    tracker.cosine = 0.9
     assert tracker.repose(problem, sample) is problem
     assert th.equal(tracker.estimate, before)
+    assert math.isnan(tracker.measures()["tracking_cosine"]), "nothing of an update before"
 
 
 def test_a_history_that_is_not_finite_begins_anew():

@@ -9,6 +9,7 @@ from sb3_trpo import TRPO
 from sb3_trpo.callbacks import AveragedPolicy, Validation
 from sb3_trpo.zoo.errors import UsageError
 from sb3_trpo.zoo.evaluations import evaluate
+from sb3_trpo.zoo.hyperparams import check_hyperparams
 from sb3_trpo.zoo.models import make_evaluation_env
 from sb3_trpo.zoo.named_callbacks import kept_average, named_callbacks
 from sb3_trpo.zoo.playing import evaluate_run
@@ -56,7 +57,7 @@ def test_a_callback_that_cannot_be_made_is_refused(callback, says):
 def test_what_plays_gets_an_environment_like_that_of_the_training_for_as_long_as_it_trains(monkeypatch):
     closed = []
     monkeypatch.setattr(DummyVecEnv, "close", lambda env: closed.append(env))
-    named = [{"Validation": {"n_eval_episodes": 4, "eval_freq": 20_000}}, f"{SB3}.EvalCallback"]
+    named = [{"Validation": {"n_eval_episodes": 4, "eval_freq": 2e4}}, f"{SB3}.EvalCallback"]
     with named_callbacks("Pendulum-v1", {"callback": named, "normalize": True}) as (validation, evaluation):
         assert isinstance(validation, Validation)
         assert isinstance(evaluation, EvalCallback)
@@ -65,8 +66,28 @@ def test_what_plays_gets_an_environment_like_that_of_the_training_for_as_long_as
             assert not env.training
             assert not env.norm_reward
             assert env.num_envs == n_envs
+        assert type(validation.eval_freq) is int
         assert not closed
     assert len(closed) == 2
+
+
+@pytest.mark.parametrize(
+    ("algo", "callback", "says"),
+    [
+        ("ppo", "AveragedPolicy", "AveragedPolicy is for algorithms of sb3_trpo, which ppo is not"),
+        ("sb3_contrib:TRPO", ["Validation"], "Validation is for algorithms of sb3_trpo"),
+        ("trpo", ["Validation", {"AveragedPolicy": {"decay": 0.9}}], "AveragedPolicy must stand before Validation"),
+        ("trpo", "AveragePolicy", "callback='sb3_trpo.callbacks.AveragePolicy' cannot be imported"),
+        ("trpo", 3, "callback="),
+        ("trpo", {"Validation": 3}, "callback="),
+    ],
+)
+def test_callbacks_that_cannot_go_together_are_refused_before_anything_is_built(algo, callback, says):
+    with pytest.raises(UsageError) as refusal:
+        check_hyperparams(algo, {"policy": "MlpPolicy", "callback": callback}, "grid.yml")
+    assert str(refusal.value).startswith("grid.yml: ")
+    assert says in str(refusal.value)
+    check_hyperparams("trpo", {"callback": ["AveragedPolicy", "Validation"]}, "grid.yml")
 
 
 def test_validated_is_the_average_that_is_kept_before():

@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 
 from sb3_trpo import TRPO
 from sb3_trpo.algorithms.slots import SLOTS
+from sb3_trpo.callbacks import AveragedPolicy, Validation
 from sb3_trpo.core.parameters import flatten
 from sb3_trpo.extensions.extension import Plain
 from tests.algorithms.kinds import collect, make_model
@@ -86,6 +87,52 @@ def test_a_resumed_training_is_the_uninterrupted_one(pair):
     other.learn(other.timesteps_left, reset_num_timesteps=False)
     assert other_rows == rows[3:]
     assert_same_training(model, other)
+
+
+class Falls(Validation):
+    """Finds the present policy disastrous at every second validation, of which the first is one."""
+
+    def __init__(self, averaged=None):
+        env = VecNormalize(make_vec_env("Pendulum-v1", 2), training=False, norm_reward=False)
+        super().__init__(env, eval_freq=96 * 2, n_eval_episodes=2, averaged=averaged)
+
+    def _play(self, algorithm, learned, seed):
+        is_present = algorithm is self.model or algorithm.policy is getattr(self.averaged, "policy", None)
+        is_bad = is_present and (self.progress is None or self.progress.validations % 2 == 0)
+        return np.array([-1.0, 1.0]) - 1e6 * is_bad
+
+
+def callbacks_of(name):
+    if name == "rollback":
+        return [Falls()]
+    averaged = AveragedPolicy(0.5)
+    return [averaged] if name == "average" else [averaged, Falls(averaged)]
+
+
+@pytest.mark.parametrize("callbacks", ["rollback", "average", "both"])
+@pytest.mark.parametrize("name", list(EXTENSIONS))
+def test_rollback_and_average_go_with_every_extension(name, callbacks):
+    """One seed is one training, a resumed one the uninterrupted one, and a rollback leaves nothing that was undone."""
+    trainings = []
+    for _ in range(2):
+        model, saving = model_of((name,)), SaveAtBoundaries((3,))
+        rows = logged(model)
+        given = callbacks_of(callbacks)
+        model.learn(96 * 2 * 5, [*given, saving])
+        trainings.append((model, rows))
+    (model, rows), (again, _) = trainings
+    assert_same_training(model, again)
+    if callbacks != "average":
+        assert given[-1].progress.rollbacks >= 2
+        assert not model.past_rollouts or len(model.past_rollouts) < model.reuse
+    saving.files[3].seek(0)
+    env = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=9))
+    other = TRPO.load(saving.files[3], env=env, force_reset=False)
+    other_rows = logged(other)
+    other.learn(other.timesteps_left, callbacks_of(callbacks), reset_num_timesteps=False)
+    assert other_rows == rows[3:]
+    assert_same_training(model, other)
+    np.testing.assert_equal(state_of(model), state_of(other))
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)

@@ -102,4 +102,6 @@ def _build(name: str, given: Any, kwargs: Any) -> Any:
     try:
         return cls(**(kwargs or {}))
     except TypeError as error:
-        raise ValueError(f"{name}_kwargs={kwargs!r} does not fit {cls.__name__}: {error}") from error
+        raise ValueError(
+            f"{name}_kwargs={kwargs!r} does not fit {cls.__name__} of {name}={given!r}: {error}"
+        ) from error

@@ -37,7 +37,7 @@ class AveragedPolicy(BaseCallback):
 
     Averaged are all parameters, the critic's and those of shared extractors among them, each once; frozen ones stay
     what they are. Buffers are those of the present policy: an update leaves batch statistics alone. The average is
-    saved with the model, and goes on with it.
+    saved with the model, and goes on with it; where the model was trained without it for a while, it begins anew.
 
     :param decay: d in [0, 1); with 0 the average is the present policy
     :param save_path: folder of ``averaged_model.zip`` at the end of `learn`, with ``averaged_vecnormalize.pkl`` beside
@@ -101,6 +101,8 @@ class AveragedPolicy(BaseCallback):
         others_beside(self, AveragedPolicy)
         model = self.model
         state = model.callback_states.get(STATE) if model.num_timesteps else None
+        if state is not None and model._n_updates > state["updates"] + 1:
+            state = None  # the policies in between are not known
         average_of = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
         average = AveragedModel(copied(model.policy), multi_avg_fn=average_of)
         average.module.optimizer = model.policy.optimizer  # the critic's, which is saved with the average

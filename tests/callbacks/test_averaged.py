@@ -163,6 +163,25 @@ def test_a_second_learn_goes_on_and_a_new_training_begins_anew():
     assert same(dict(averaged.policy.state_dict()), dict(model.policy.state_dict()))
 
 
+def test_an_average_that_missed_updates_begins_anew():
+    model, averaged = new_model("CartPole"), AveragedPolicy(0.9)
+    model.learn(2 * ROLLOUT, averaged)
+    model.learn(3 * ROLLOUT, reset_num_timesteps=False)
+    present = copy.deepcopy(dict(model.policy.state_dict()))
+    averaged = AveragedPolicy(0.0)
+    start = []
+
+    class Start(BaseCallback):
+        def _on_training_start(self):
+            start.append(copy.deepcopy(dict(averaged.policy.state_dict())))
+
+        def _on_step(self):
+            return True
+
+    model.learn(ROLLOUT, [averaged, Start()], reset_num_timesteps=False)
+    assert same(start[0], present)
+
+
 def test_an_average_interrupted_at_any_line_has_been_taken_or_has_not():
     model, averaged = new_model("CartPole"), AveragedPolicy(0.5)
     model.learn(2 * ROLLOUT, averaged)

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, unwrap_vec_normalize
 
 from sb3_trpo.zoo.errors import UsageError
-from sb3_trpo.zoo.models import make_env
+from sb3_trpo.zoo.models import make_evaluation_env
 from sb3_trpo.zoo.training import hush_mujoco, train_and_evaluate, use_threads
 from tests.zoo import toys
 
@@ -68,10 +68,10 @@ def test_an_evaluation_does_not_move_the_statistics(monkeypatch):
     made = []
 
     def spy(*args, **kwargs):
-        made.append(make_env(*args, **kwargs))
+        made.append(make_evaluation_env(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr("sb3_trpo.zoo.training.make_env", spy)
+    monkeypatch.setattr("sb3_trpo.zoo.training.make_evaluation_env", spy)
     counts = []
     curve(on_evaluation=lambda _: counts.append(unwrap_vec_normalize(made[0]).obs_rms.count))
     assert np.allclose(counts, [102, 202, 302]), "the steps and the first states of training"
@@ -124,7 +124,7 @@ def test_environments_are_closed_when_the_second_cannot_be_made(opened, monkeypa
     def fails(*args, **kwargs):
         raise UsageError("no more of these")
 
-    monkeypatch.setattr("sb3_trpo.zoo.training.make_env", fails)
+    monkeypatch.setattr("sb3_trpo.zoo.training.make_evaluation_env", fails)
     with pytest.raises(UsageError, match="no more"):
         curve()
     assert opened == {"made": 1, "closed": 1}

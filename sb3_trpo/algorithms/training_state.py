@@ -127,12 +127,15 @@ def set_generators(states: Mapping[str, Any]) -> None:
 
 
 def pending_log(algorithm: "ResumableAlgorithm") -> dict[str, Any]:
-    """Recorded since the log was last written: name -> value, how many it is the mean of, where it is left out."""
+    """Recorded since the log was last written: name -> value, how many it is the mean of, where it is left out.
+
+    A signal may come while something is being recorded, which has then not been.
+    """
     logger = getattr(algorithm, "_logger", None)
     if logger is None:
         return {}
     return {
         name: (value, logger.name_to_count[name], logger.name_to_excluded[name])
         for name, value in list(logger.name_to_value.items())
-        if isinstance(value, int | float | str | np.number)
+        if isinstance(value, int | float | str | np.number) and name in logger.name_to_excluded
     }

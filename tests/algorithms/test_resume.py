@@ -160,6 +160,23 @@ def test_a_state_without_its_fields_is_refused():
         load("CartPole", file)
 
 
+def test_a_signal_may_come_while_something_is_recorded():
+    """The logger notes the value first, and then where it is left out."""
+
+    class Interrupts(BaseCallback):
+        def _on_step(self):
+            self.logger.name_to_value["time/iterations"] = 1
+            raise KeyboardInterrupt
+
+    model, file = new_model("CartPole"), io.BytesIO()
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(N_STEPS * N_ENVS, Interrupts())
+    assert "time/iterations" not in model.logger.name_to_excluded
+    model.save(file)
+    file.seek(0)
+    assert load("CartPole", file).num_timesteps == model.num_timesteps
+
+
 def test_another_environment_is_refused():
     model = new_model("CartPole").learn(40)
     file = io.BytesIO()

@@ -1,10 +1,11 @@
 """The tables of scores and of recurrent updates in the README, from the results: ``python -m benchmarks.readme``.
 
 A table stands between ``<!-- scores FOLDER -->`` and ``<!-- end of scores -->``, and is that of the final scores of
-``FOLDER/scores.csv`` as ``sb3-trpo report`` writes it; that of ``memory_speed.csv`` between ``<!-- memory speed -->``
-and ``<!-- end of memory speed -->``. What everybody had reached when a contestant had finished stands between
-``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``, and what extensions do where the answer
-is known between ``<!-- known answers -->`` and ``<!-- end of known answers -->``.
+``FOLDER/scores.csv`` as ``sb3-trpo report`` writes it; one with a row for each contestant, between
+``<!-- compared FOLDER -->`` and ``<!-- end of compared -->``; that of ``memory_speed.csv`` between
+``<!-- memory speed -->`` and ``<!-- end of memory speed -->``. What everybody had reached when a contestant had
+finished stands between ``<!-- equal time FOLDER, CONTESTANT -->`` and ``<!-- end of equal time -->``, and what
+extensions do where the answer is known between ``<!-- known answers -->`` and ``<!-- end of known answers -->``.
 """
 
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 from statistics import mean, median
 
 from benchmarks import known_answers, memory_speed
-from sb3_trpo.evaluation.report import finals
+from sb3_trpo.evaluation import captions
+from sb3_trpo.evaluation.report import finals, table
 from sb3_trpo.evaluation.scores import read_scores
+from sb3_trpo.evaluation.statistics import Interval
 from sb3_trpo.evaluation.summary import summarize
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +25,7 @@ MEMORY_SPEED = re.compile(r"(<!-- memory speed -->\n).*?(<!-- end of memory spee
 KNOWN_ANSWERS = re.compile(r"(<!-- known answers -->\n).*?(<!-- end of known answers -->)", re.DOTALL)
 PLACE = re.compile(r"(<!-- scores (\S+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
 
+COMPARED = re.compile(r"(<!-- compared (\S+) -->\n).*?(<!-- end of compared -->)", re.DOTALL)
 EQUAL_TIME = re.compile(r"(<!-- equal time (\S+), (.+?) -->\n).*?(<!-- end of equal time -->)", re.DOTALL)
 
 
@@ -48,6 +52,25 @@ def equal_time(folder: str, contestant: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def compared(folder: str) -> str:
+    """A row for each contestant: interquartile means of the final scores in every environment, that over all of them
+    (0 the lowest first evaluation, 1 the best final score), and how probably a run is better than one of the first
+    contestant; 95 % bootstrap intervals.
+    """
+    summary = summarize(read_scores(ROOT / folder / "scores.csv"))
+    first, *_ = summary.contestants
+    rows = []
+    for name, aggregate in summary.aggregates.items():
+        ends = [captions.number(summary.finals[env][name].iqm.value) for env in summary.compared]
+        worse = summary.improvement.get(name)
+        better = (
+            "" if worse is None else captions.interval(Interval(*(1.0 - x for x in (worse[0], worse[2], worse[1]))))
+        )
+        rows.append([name, *ends, captions.interval(aggregate.iqm), better])
+    header = ["", *(env.split("-")[0] for env in summary.compared), "all", f"better than {first}"]
+    return table(header, rows, numbers=len(header) - 1) + "\n"
+
+
 def final_scores(folder: str) -> str:
     """The table of the final scores in ``folder``, with a line end."""
     lines = finals(summarize(read_scores(ROOT / folder / "scores.csv"))).splitlines()
@@ -59,6 +82,7 @@ def with_scores(text: str) -> str:
     text = MEMORY_SPEED.sub(lambda match: f"{match[1]}{memory_speed.table(memory_speed.read())}\n{match[2]}", text)
     text = EQUAL_TIME.sub(lambda match: match[1] + equal_time(match[2], match[3]) + match[4], text)
     text = KNOWN_ANSWERS.sub(lambda match: match[1] + "\n".join(known_answers.read_summary()) + "\n" + match[2], text)
+    text = COMPARED.sub(lambda match: match[1] + compared(match[2]) + match[3], text)
     return PLACE.sub(lambda match: match[1] + final_scores(match[2]) + match[3], text)
 
 

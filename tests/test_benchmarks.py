@@ -2,14 +2,17 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import PLACE, with_scores
+from benchmarks.readme import PLACE, compared, with_scores
 from benchmarks.speed_plot import Measurement, Table, learn_table, main_table, read, read_conditions, replace_row
+from sb3_trpo.evaluation.scores import read_scores
+from sb3_trpo.evaluation.summary import summarize
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +78,19 @@ def test_the_speed_benchmark_leaves_figures_tables_and_what_they_are_made_of(tmp
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
 def test_every_benchmark_can_be_imported(name):
     subprocess.run([sys.executable, "-W", "ignore", "-c", f"import benchmarks.{name}"], check=True, cwd=ROOT)
+
+
+def test_contestants_are_compared_with_the_first():
+    """Half of the ties count as better, so that two probabilities are one together."""
+    lines = compared("benchmarks/tuned").splitlines()
+    scores = summarize(read_scores(ROOT / "benchmarks" / "tuned" / "scores.csv"))
+    assert len(lines) == 2 + len(scores.contestants)
+    first, second = (line.strip("| ").split(" | ") for line in lines[2:4])
+    assert (first[0], second[0]) == tuple(scores.contestants[:2])
+    assert len(second) == len(scores.compared) + 3
+    value, low, high = map(float, re.findall(r"[\d.]+", second[-1]))
+    over = scores.improvement[second[0]]
+    assert (value, low, high) == pytest.approx((1 - over.value, 1 - over.high, 1 - over.low), abs=0.006)
 
 
 def test_the_readme_has_the_tables_of_the_last_measurement():

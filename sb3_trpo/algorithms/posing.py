@@ -82,7 +82,10 @@ def _fisher_states(actor: Actor, experience: Experience, every: int) -> list[Sta
 
 
 def _split(experience: Experience, fraction: float) -> tuple[Experience, Experience | None]:
-    """What is learned from, and what is kept aside: whole stretches drawn at random, at least two, which leaves one."""
+    """What is learned from, and what is kept aside: units drawn at random, by whole stretches.
+
+    Units of at least two stretches are kept where that leaves some to learn from: one says nothing of its error.
+    """
     if fraction == 0.0:
         return experience, None
     steps = experience.steps
@@ -93,9 +96,16 @@ def _split(experience: Experience, fraction: float) -> tuple[Experience, Experie
         return experience, None
     order = np.random.permutation(len(stretches))  # noqa: NPY002
     count = int(np.searchsorted(np.cumsum(sizes[order]), fraction * sizes.sum())) + 1
-    is_kept = np.isin(index, order[: min(max(count, 2), len(stretches) - 1)])
-    learned, kept = (th.as_tensor(np.flatnonzero(chosen)) for chosen in (~is_kept, is_kept))
-    return experience.part(learned), experience.part(kept)
+
+    def parted(count: int) -> tuple[Experience, Experience]:
+        is_kept = np.isin(index, order[:count])
+        learned, kept = (th.as_tensor(np.flatnonzero(chosen)) for chosen in (~is_kept, is_kept))
+        return experience.part(learned), experience.part(kept)
+
+    most = len(stretches) - 1
+    learned, kept = parted(min(count, most))
+    has_error = len(kept.advantages) > 1 if kept.clusters is None else len(np.unique(kept.clusters.cpu())) > 1
+    return (learned, kept) if has_error or count >= most else parted(count + 1)
 
 
 def _entropy_coefficient(actor: Actor, experience: Experience, terms: Terms) -> float:

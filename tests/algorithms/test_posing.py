@@ -79,7 +79,10 @@ def test_what_is_kept_aside_is_whole_and_the_weights_sum_to_one(kind, fraction, 
     total = len(experience.advantages)
     assert sum(map(len, parts)) == total
     assert len(parts[1]) > 0
-    if not model.kind.memory:
+    if model.kind.memory:
+        kept = int(experience.steps.n_units) - sum(batch.observations.n_units for batch in sample.batches)
+        assert kept <= max(fraction * experience.steps.n_units + 1, 1), "sequences of several stretches each"
+    else:
         assert fraction * total <= len(parts[1]) <= fraction * total + 8 or len(parts[0]) <= 8
         clusters = [
             set(th.cat([b.clusters for b in batches]).tolist()) for batches in (sample.batches, sample.held_out)

@@ -33,6 +33,7 @@ from sb3_trpo.extensions.confidence import ConfidenceRadius
 from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
+from sb3_trpo.extensions.hessian_tracking import HessianAidedTracking
 from sb3_trpo.extensions.sample_reuse import reuse_factor
 from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 
@@ -104,8 +105,10 @@ class Momentum(Plain):
 ESTIMATORS: dict[str, Callable[[], Extension]] = {
     "batch": lambda: GradientTracking(weight=1.0),
     "tracked, weight 0.5": lambda: GradientTracking(weight=0.5),
+    "by the Hessian, weight 0.5": lambda: HessianAidedTracking(weight=0.5),
     "averaged, weight 0.5": lambda: Momentum(0.5),
     "tracked, weight 0.3": lambda: GradientTracking(weight=0.3),
+    "by the Hessian, weight 0.3": lambda: HessianAidedTracking(weight=0.3),
     "averaged, weight 0.3": lambda: Momentum(0.3),
 }
 

@@ -23,6 +23,12 @@ def test_what_is_carried_is_brought_to_the_present_policy():
     assert np.median([e.bias for e in tracked]) < 0.7 * np.median([e.bias for e in averaged])
 
 
+def test_the_hessian_takes_the_bias_off():
+    plain, tracked, by_hessian = errors_of("regulator", "batch", "tracked, weight 0.3", "by the Hessian, weight 0.3")
+    assert abs(np.median([e.bias for e in by_hessian])) < 0.3 * np.median([e.bias for e in tracked])
+    assert np.median([e.variance for e in by_hessian]) < 0.4 * np.median([e.variance for e in plain])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tracking_has_less_variance_at_equal_bias_and_points_better(name):
     """Over fifty updates of ten episodes each."""

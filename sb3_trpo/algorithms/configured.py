@@ -77,8 +77,8 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
     :param cg_preconditioner: ``"kronecker"`` has conjugate gradient converge sooner by Kronecker factors of the Fisher
         matrix of a perceptron; a solution closer to the exact one is not always the better step, hence None
     :param critic_kwargs: further arguments of the fit, such as ``{"holdout": 0.1}``
-    :param gradient_estimator: ``"batch"``, the gradient of the rollout; ``"tracking"``, smoothed by history; or a class
-        like those in `sb3_trpo.extensions`
+    :param gradient_estimator: ``"batch"``, the gradient of the rollout; ``"tracking"``, smoothed by history, or
+        ``"hessian_tracking"``, less biased; or a class like those in `sb3_trpo.extensions`
     :param gradient_estimator_kwargs: its further arguments, such as ``{"weight": 0.5}``
     :param validation: what every step must pass on steps that it was not computed from: ``"none"``, ``"held_out"``, or
         a class like those in `sb3_trpo.extensions`

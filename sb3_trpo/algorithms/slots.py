@@ -17,6 +17,7 @@ from sb3_trpo.extensions.correlated_noise import (
 from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
+from sb3_trpo.extensions.hessian_tracking import HessianAidedTracking
 from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 
 
@@ -54,7 +55,11 @@ SLOTS = {
         {"minibatch": MinibatchRegression, "gauss_newton": GaussNewtonRegression},
         Regression,
     ),
-    "gradient_estimator": Slot("gradient_tracker", {"batch": Plain, "tracking": GradientTracking}, Extension),
+    "gradient_estimator": Slot(
+        "gradient_tracker",
+        {"batch": Plain, "tracking": GradientTracking, "hessian_tracking": HessianAidedTracking},
+        Extension,
+    ),
     "validation": Slot("step_validation", {"none": Plain, "held_out": HeldOutValidation}, Extension),
     "action_noise": Slot(
         "noise_process",

@@ -8,6 +8,7 @@ r"""The surrogate objective of a policy against the policy that collected the da
 weight zero, and when a batch is spread over processes their sums add up to the mean.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -84,7 +85,7 @@ class Surrogate:
         """``w_n rho_n A_n`` (N,)."""
         return surrogate_terms(policy.log_prob(self.actions), self.old_log_prob, self.advantages, self.weights)
 
-    def truncated(self, limit: float) -> Callable[[Any], Tensor]:
+    def truncated(self, limit: float = math.inf) -> Callable[[Any], Tensor]:
         """One whose gradient is ``sum_n w_n min(rho_n, limit) grad log pi_n A_n``, without the entropy."""
 
         def objective(policy: Any) -> Tensor:

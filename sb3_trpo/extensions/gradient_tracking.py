@@ -11,10 +11,10 @@ plain gradient, with a = 0 the recursion of decentralised optimisation whose con
 
 which is the gradient of the surrogate objective at the previous parameters, its ratios truncated at c.
 
-Source: STORM-PG (Yuan, Lian, Liu, Zhou 2020, arXiv 2003.04302); with natural gradients NPG-HM
-(arXiv 2401.01084). Differs from it: ratios are those of single actions and not of whole trajectories, whose variance
-grows with their length, and advantages are those of the present policy. Both errors are of first order in the step
-between the two policies, which the trust region keeps small.
+Source: STORM-PG (Yuan, Lian, Liu, Zhou 2020, arXiv 2003.04302). Differs from it: ratios are those of single actions and
+not of whole trajectories, whose variance grows with their length, and advantages are those of the present policy. Both
+errors are of first order in the step between the two policies, which the trust region keeps small; they can be as large
+as the correction itself. `sb3_trpo.extensions.hessian_tracking` does without them.
 
 Advantages that are standardised are divided by a number that changes from batch to batch. The estimate is carried in
 the units of the advantages before that, y sigma_t, so that it is the same whether they are standardised or not; the
@@ -26,9 +26,10 @@ The tracked gradient belongs to an objective, on which the line search is to dec
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Any
 
 import torch as th
 from torch import Tensor
@@ -70,10 +71,10 @@ class GradientTracking:
             return problem  # advantages without a signal have no units to carry anything into
         here, fresh = flatten(problem.parameters), problem.gradient
         if any(batch.objective.entropy_coefficient for batch in sample.batches):
-            fresh = gradient_at(here, problem, sample, math.inf)
+            fresh = gradient_at(here, problem, sample, [batch.objective.truncated() for batch in sample.batches])
         tracked = fresh
         if self.previous is not None and self.estimate is not None and len(self.previous) == len(here):
-            there = gradient_at(self.previous.to(fresh), problem, sample, self.truncation)
+            there = self.earlier_gradient(self.previous.to(fresh), fresh, problem, sample)
             tracked = fresh + (1.0 - self.weight) * (self.estimate.to(fresh) / sample.scale - there)
             self.cosine = float(th.cosine_similarity(tracked, fresh, dim=0))
         if not th.isfinite(tracked).all():
@@ -89,6 +90,15 @@ class GradientTracking:
 
         return problem._replace(gradient=problem.gradient + correction, evaluate=evaluate)
 
+    def earlier_gradient(self, previous: Tensor, fresh: Tensor, problem: TrustRegionProblem, sample: Sample) -> Tensor:
+        """``g_t(theta_{t-1})`` (P,).
+
+        :param previous: theta_{t-1} (P,)
+        :param fresh: g_t(theta_t) (P,)
+        """
+        truncated = [batch.objective.truncated(self.truncation) for batch in sample.batches]
+        return gradient_at(previous, problem, sample, truncated)
+
     def update(self, step: NaturalStep) -> None:
         """Nothing to learn: where the step led is seen at the next one."""
 
@@ -97,14 +107,16 @@ class GradientTracking:
         return {"tracking_cosine": self.cosine}
 
 
-def gradient_at(parameters: Tensor, problem: TrustRegionProblem, sample: Sample, truncation: float) -> Tensor:
-    """``g_t`` at ``parameters`` (P,) with ratios up to ``truncation``, without a bonus for entropy.
+def gradient_at(
+    parameters: Tensor, problem: TrustRegionProblem, sample: Sample, objectives: Sequence[Callable[[Any], Tensor]]
+) -> Tensor:
+    """The gradient (P,) of ``objectives``, one for each batch, at ``parameters`` (P,).
 
     The problem's own parameters are then as before.
     """
     with elsewhere(problem.parameters, parameters):
         gradients = [
-            sample.policy.linearize(batch.observations).gradient(batch.objective.truncated(truncation))[1]
-            for batch in sample.batches
+            sample.policy.linearize(batch.observations).gradient(objective)[1]
+            for batch, objective in zip(sample.batches, objectives, strict=True)
         ]
     return reduce(th.add, gradients)

@@ -30,6 +30,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "sb3_trpo.extensions.correlated_noise": ("ColoredNoise", "OrnsteinUhlenbeckNoise", "PinkNoise", "WhiteNoise"),
     "sb3_trpo.extensions.extension": ("Plain",),
     "sb3_trpo.extensions.gradient_tracking": ("GradientTracking",),
+    "sb3_trpo.extensions.hessian_tracking": ("HessianAidedTracking",),
     "sb3_trpo.extensions.held_out": ("HeldOutValidation",),
     "sb3_trpo.extensions.uncertainty": ("UncertaintyRegion",),
     "stable_baselines3.common.noise": (

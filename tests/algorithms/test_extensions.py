@@ -22,6 +22,7 @@ from tests.resuming import assert_same_training, logged
 
 EXTENSIONS = {
     "tracking": {"gradient_estimator": "tracking"},
+    "tracking by the Hessian": {"gradient_estimator": "hessian_tracking"},
     "uncertainty": {"radius": "uncertainty", "radius_kwargs": {"groups": 8}},
     "confidence": {"radius": "confidence", "radius_kwargs": {"level": 0.4}},
     "held out": {"validation": "held_out"},
@@ -29,8 +30,8 @@ EXTENSIONS = {
     "reuse": {"reuse": 2},
     "noise": {"action_noise": "colored", "action_noise_kwargs": {"beta": 0.5}},
 }
-PAIRS = [pair for pair in itertools.combinations(EXTENSIONS, 2) if pair != ("uncertainty", "confidence")]
-"""Two that go together: both of the others are regions."""
+PAIRS = [(a, b) for a, b in itertools.combinations(EXTENSIONS, 2) if not EXTENSIONS[a].keys() & EXTENSIONS[b].keys()]
+"""Two that go together: that are not in the same slot."""
 
 
 def arguments(pair):

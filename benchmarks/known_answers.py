@@ -356,9 +356,11 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
 
     figure, axes = plt.subplots(len(PROBLEMS), 3, figsize=(13, 7), layout="constrained")
     for row, name in zip(axes, PROBLEMS, strict=True):
-        for color, estimator in zip(COLORS, dict.fromkeys(e.estimator for e in errors), strict=False):
+        weights = dict(zip(dict.fromkeys(e.estimator.split(", ")[-1] for e in errors), COLORS, strict=False))
+        for estimator in dict.fromkeys(e.estimator for e in errors):
             points = [e for e in errors if (e.problem, e.estimator) == (name, estimator)]
-            style = ":" if estimator.startswith("averaged") else "-"
+            kind, weight = estimator.split(", ")[0], estimator.split(", ")[-1]
+            color, style = weights[weight], {"by the Hessian": "--", "averaged": ":"}.get(kind, "-")
             row[0].plot([e.update for e in points], [e.cosine for e in points], style, color=color, label=estimator)
         row[0].set(title=f"{name}: cosine with the true gradient", xlabel="update", ylim=(0, 1))
         chosen = [h for h in harms if h.problem == name]

@@ -154,7 +154,7 @@ METRICS = (
     Metric("train/entropy", "mean entropy of the old policy's joint action", "nats", lambda r: r.entropy),
     Metric(
         "train/tracking_cosine",
-        "cosine between the tracked gradient and the batch's own (`gradient_estimator`)",
+        'cosine between the tracked gradient and the batch\'s own (`"tracking"`, `"hessian_tracking"`)',
         "1",
         _measure("tracking_cosine"),
         extension=True,

@@ -14,7 +14,7 @@ which is the gradient of the surrogate objective at the previous parameters, its
 Source: STORM-PG (Yuan, Lian, Liu, Zhou 2020, arXiv 2003.04302). Differs from it: ratios are those of single actions and
 not of whole trajectories, whose variance grows with their length, and advantages are those of the present policy. Both
 errors are of first order in the step between the two policies, which the trust region keeps small; they can be as large
-as the correction itself. `sb3_trpo.extensions.hessian_tracking` does without them.
+as the correction itself. `sb3_trpo.extensions.hessian_tracking` is without the former.
 
 Advantages that are standardised are divided by a number that changes from batch to batch. The estimate is carried in
 the units of the advantages before that, y sigma_t, so that it is the same whether they are standardised or not; the

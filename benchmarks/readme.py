@@ -9,7 +9,7 @@ extensions do where the answer is known between ``<!-- known answers -->`` and `
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean, median
 
@@ -55,9 +55,11 @@ def equal_time(folder: str, contestant: str) -> str:
 def compared(folder: str) -> str:
     """A row for each contestant: interquartile means of the final scores in every environment, that over all of them
     (0 the lowest first evaluation, 1 the best final score), and how probably a run is better than one of the first
-    contestant; 95 % bootstrap intervals.
+    contestant; 95 % bootstrap intervals. Contestants who have runs still to make are left out.
     """
-    summary = summarize(read_scores(ROOT / folder / "scores.csv"))
+    scores = read_scores(ROOT / folder / "scores.csv")
+    runs = Counter(name for name, _, _ in {(score.implementation, score.env, score.seed) for score in scores})
+    summary = summarize([score for score in scores if runs[score.implementation] == max(runs.values())])
     first, *_ = summary.contestants
     rows = []
     for name, aggregate in summary.aggregates.items():

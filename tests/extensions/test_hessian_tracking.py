@@ -10,6 +10,7 @@ from benchmarks.exact import LinearQuadratic, Tabular
 from benchmarks.known_answers import noisy, pose
 from sb3_trpo.core.parameters import assign, flatten
 from sb3_trpo.core.problem import constrained_problem
+from sb3_trpo.core.surrogate import Surrogate
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.hessian_tracking import HessianAidedTracking
 from tests.extensions.samples import actions_of, batch_of, case_of, sample_of, step_on
@@ -93,7 +94,7 @@ def test_a_stretch_in_two_batches_is_one_stretch():
     parts = []
     for some in (rows[::2], rows[1::2]):
         batch, part = batch_of(case, some, actions, advantages, STRETCHES), float(share[some].sum())
-        surrogate = type(batch.objective)(
+        surrogate = Surrogate(
             batch.objective.actions, batch.objective.old_log_prob, advantages[some], part * batch.weights
         )
         parts.append(batch._replace(weights=part * batch.weights, objective=surrogate))

@@ -34,7 +34,7 @@ from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
 from sb3_trpo.extensions.hessian_tracking import HessianAidedTracking
-from sb3_trpo.extensions.sample_reuse import reuse_factor
+from sb3_trpo.extensions.sample_reuse import AdaptiveBound, FixedBound, ReuseBound
 from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 
 FOLDER = Path(__file__).parent / "known_answers"
@@ -228,36 +228,43 @@ class Learning(NamedTuple):
 
     problem: str
     reuse: int
+    bound: str
     seed: int
     episodes: int
     exact_return: float
 
 
-def learning(name: str, reuse: int, seed: int, episodes: int = 12, total: int = 360) -> list[Learning]:
+BOUNDS: dict[str, Callable[[], ReuseBound]] = {"fixed": FixedBound, "adaptive": AdaptiveBound}
+
+
+def learning(
+    name: str, reuse: int, seed: int, bound: str = "fixed", episodes: int = 12, total: int = 360
+) -> list[Learning]:
     """Batches of ``episodes`` over M, and of them the last M in each update, by V-trace and in the smaller region."""
     problem, generator = PROBLEMS[name](), th.Generator().manual_seed(seed)
     size, kept, curve = episodes // reuse, [], []
     for number in range(total // size):
-        curve.append(Learning(name, reuse, seed, number * size, problem.exact_return()))
+        curve.append(Learning(name, reuse, bound, seed, number * size, problem.exact_return()))
         kept = [*kept, problem.sample(size, generator)][-reuse:]
         seen = [_seen_now(problem, one) for one in kept]
-        joined = Episodes(*(th.cat(columns) for columns in zip(*seen, strict=True)))
+        drift = float(np.mean([(ratios - 1.0).abs().mean() / 2.0 for _, ratios in seen]))
+        joined = Episodes(*(th.cat(columns) for columns in zip(*(now for now, _ in seen), strict=True)))
         joined = joined._replace(weights=joined.weights / len(kept), clusters=th.arange(len(joined.times)))
         batches = batches_of(joined)
-        radius = LEARNING_RADIUS * reuse_factor(reuse)
+        radius = BOUNDS[bound]().within(LEARNING_RADIUS, reuse, drift)
         natural_step(constrained_problem(problem, batches), radius=radius, **SETTINGS)  # type: ignore[arg-type]
     return curve
 
 
-def _seen_now(problem: ExactProblem, old: Episodes) -> Episodes:
-    """Episodes of an older policy with the advantages of the present one: V-trace with exact values."""
+def _seen_now(problem: ExactProblem, old: Episodes) -> tuple[Episodes, Tensor]:
+    """Episodes of an older policy with the advantages of the present one, V-trace with exact values; and the ratios."""
     shape = (-1, problem.horizon)
 
     def grid(column: Tensor) -> Any:
         return column.view(shape).T.numpy()
 
     with th.no_grad():
-        ratios = (problem.policy(old.observations).log_prob(old.actions) - old.log_prob).exp().clamp(max=1.0)
+        ratios = (problem.policy(old.observations).log_prob(old.actions) - old.log_prob).exp()
     values = problem.exact_values(old.observations, old.times)
     n_episodes = len(old.times) // problem.horizon
     advantages = generalized_advantages(
@@ -268,9 +275,9 @@ def _seen_now(problem: ExactProblem, old: Episodes) -> Episodes:
         np.ones(n_episodes),
         problem.discount,
         1.0,
-        grid(ratios),
+        grid(ratios.clamp(max=1.0)),
     )
-    return old._replace(advantages=th.as_tensor(advantages.T.reshape(-1).copy()), values=values)
+    return old._replace(advantages=th.as_tensor(advantages.T.reshape(-1).copy()), values=values), ratios
 
 
 def episodes_needed(curve: list[Learning], share: float) -> float:
@@ -307,8 +314,9 @@ def main(
         point
         for name in PROBLEMS
         for reuse in REUSES
+        for bound in (BOUNDS if reuse > 1 else ("fixed",))
         for seed in (SEEDS[:1] if quick else SEEDS)
-        for point in learning(name, reuse, seed)
+        for point in learning(name, reuse, seed, bound)
     ]
     _write(folder / "reuse.csv", curves)
     draw(errors, harms, curves, folder / "known_answers.png")
@@ -333,15 +341,19 @@ def summary(errors: list[TrackingError], harms: list[Harm], curves: list[Learnin
         f"| {h.harmful_of_accepted:.1%} | {h.gain:.3f} | {h.loss:.3f} |"
         for h in harms
     ]
-    lines += ["", "| problem | rollouts in an update | episodes to 50 % | to 80 % | to 90 % |", "|---|---|---|---|---|"]
-    for name, reuse in dict.fromkeys((p.problem, p.reuse) for p in curves):
-        needed = np.median([[episodes_needed(c, s) for s in (0.5, 0.8, 0.9)] for c in _by_seed(curves, name, reuse)], 0)
-        lines.append(f"| {name} | {reuse} | " + " | ".join(f"{n:.0f}" for n in needed) + " |")
+    lines += ["", "| problem | rollouts in an update | bound | episodes to 50 % | to 80 % | to 90 % |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for kind in dict.fromkeys((p.problem, p.reuse, p.bound) for p in curves):
+        needed = np.median([[episodes_needed(c, s) for s in (0.5, 0.8, 0.9)] for c in _by_seed(curves, *kind)], 0)
+        name, reuse, bound = kind
+        lines.append(
+            f"| {name} | {reuse} | {bound if reuse > 1 else ''} | " + " | ".join(f"{n:.0f}" for n in needed) + " |"
+        )
     return lines
 
 
-def _by_seed(curves: list[Learning], name: str, reuse: int) -> list[list[Learning]]:
-    chosen = [p for p in curves if (p.problem, p.reuse) == (name, reuse)]
+def _by_seed(curves: list[Learning], name: str, reuse: int, bound: str) -> list[list[Learning]]:
+    chosen = [p for p in curves if (p.problem, p.reuse, p.bound) == (name, reuse, bound)]
     return [[p for p in chosen if p.seed == seed] for seed in dict.fromkeys(p.seed for p in chosen)]
 
 
@@ -374,11 +386,13 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
         row[1].set_xticks(list(places.values()), [region.replace(" ", "\n") for region in places])
         row[1].set_ylim(0, 1.4 * row[1].get_ylim()[1])  # room for the legend
         row[1].set(title=f"{name}: batches whose step does harm, %")
-        for color, reuse in zip(COLORS, dict.fromkeys(p.reuse for p in curves), strict=False):
-            runs = _by_seed(curves, name, reuse)
-            label = "used once" if reuse == 1 else f"last {reuse} batches"
+        colors = dict(zip(dict.fromkeys(p.reuse for p in curves), COLORS, strict=False))
+        for reuse, bound in dict.fromkeys((p.reuse, p.bound) for p in curves):
+            runs = _by_seed(curves, name, reuse, bound)
+            label = "used once" if reuse == 1 else f"last {reuse} batches, {bound} bound"
             mean = np.mean([[p.exact_return for p in run] for run in runs], 0)
-            row[2].plot([p.episodes for p in runs[0]], mean, color=color, label=label)
+            style = "--" if bound == "adaptive" else "-"
+            row[2].plot([p.episodes for p in runs[0]], mean, style, color=colors[reuse], label=label)
         row[2].axhline(PROBLEMS[name]().optimal_return(), **REFERENCE, label="optimum")
         row[2].set(title=f"{name}: true return", xlabel="episodes")
     for axis in axes[0]:

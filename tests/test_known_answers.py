@@ -75,11 +75,12 @@ def test_of_a_thousand_batches_no_more_do_harm_than_the_level_allows(name, episo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_used_again_are_fewer(name):
-    needed = {
-        reuse: np.median([episodes_needed(learning(name, reuse, seed, total=240), 0.8) for seed in range(3)])
-        for reuse in (1, 6)
-    }
-    assert needed[6] <= 0.55 * needed[1] < np.inf
+    once, fixed, adaptive = (
+        np.median([episodes_needed(learning(name, reuse, seed, bound, total=240), 0.8) for seed in range(3)])
+        for reuse, bound in ((1, "fixed"), (6, "fixed"), (6, "adaptive"))
+    )
+    assert fixed <= 0.55 * once < np.inf
+    assert adaptive <= 0.95 * fixed
 
 
 def test_the_benchmark_writes_its_tables_and_draws_its_figure(tmp_path, monkeypatch):

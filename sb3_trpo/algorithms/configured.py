@@ -26,6 +26,7 @@ from sb3_trpo.algorithms.subproc import watch_workers
 from sb3_trpo.core.trust_region import RadiusController
 from sb3_trpo.extensions.correlated_noise import NoiseProcess
 from sb3_trpo.extensions.extension import Extension, groups, holdout
+from sb3_trpo.extensions.sample_reuse import ReuseBound
 
 
 class ConfiguredAlgorithm(ResumableAlgorithm):
@@ -88,6 +89,10 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
         or schedule, None for none
     :param reuse: rollouts in one update, the present one and those before it (see `sb3_trpo.extensions.sample_reuse`):
         lower ``n_steps`` by as much; not for policies with memory
+    :param reuse_bound: what the trust region of reused rollouts is lowered to, so that the guarantee of improvement
+        stands: ``"fixed"`` for the worst case, ``"adaptive"`` by how far the policy has moved, or a class like those in
+        `sb3_trpo.extensions.sample_reuse`
+    :param reuse_bound_kwargs: its further arguments
     :param action_noise: process that the noise of continuous actions in rollouts is taken from: ``"colored"`` of power
         spectrum f^-beta, ``"pink"``, ``"ou"`` (Ornstein-Uhlenbeck), ``"white"``, or a class like those in
         `sb3_trpo.extensions.correlated_noise`; None for the policy's own. `predict` draws the policy's own
@@ -101,6 +106,7 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
     critic_regression: Regression
     gradient_tracker: Extension
     step_validation: Extension
+    step_bound: ReuseBound
     noise_process: NoiseProcess | None = None
     radius_factor: float = 1.0
     """Multiplies every radius; below one while a callback holds the training back (`sb3_trpo.callbacks.Validation`)."""
@@ -154,6 +160,8 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
         ent_coef: float | Schedule = 0.0,
         entropy_floor: float | Schedule | None = None,
         reuse: int = 1,
+        reuse_bound: str | type[ReuseBound] = "fixed",
+        reuse_bound_kwargs: dict[str, Any] | None = None,
         action_noise: str | type[NoiseProcess] | None = None,
         action_noise_kwargs: dict[str, Any] | None = None,
     ):
@@ -213,6 +221,8 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
         self.validation_kwargs = validation_kwargs
         self.entropy_floor = entropy_floor
         self.reuse = reuse
+        self.reuse_bound = reuse_bound
+        self.reuse_bound_kwargs = reuse_bound_kwargs
         self.past_rollouts: tuple[Rollout, ...] = ()
         self.action_noise = action_noise  # type: ignore[assignment]  # of another kind than Stable-Baselines3's
         self.action_noise_kwargs = action_noise_kwargs

@@ -16,12 +16,13 @@ BEGIN, END = "<!-- metrics -->", "<!-- end of metrics -->"
 class UpdateReport(NamedTuple):
     """One update of actor and critic; ``entropy`` and ``std`` are None where the distribution has none.
 
-    ``measures`` are those of the extensions.
+    ``drift`` is None where no rollout is used again. ``measures`` are those of the extensions.
     """
 
     step: NaturalStep
     critic: CriticFit
     damping: float
+    drift: float | None
     entropy: float | None
     std: float | None
     explained_variance: float
@@ -185,6 +186,13 @@ METRICS = (
         'mean KL(old ‖ candidate) on held-out steps (`validation="held_out"`)',
         "nats",
         _measure("held_out_kl"),
+        extension=True,
+    ),
+    Metric(
+        "train/reuse_drift",
+        "mean total variation between the policies whose rollouts are used and the present one (`reuse=4`)",
+        "1",
+        lambda r: r.drift,
         extension=True,
     ),
     Metric("time/rollout_seconds", "collecting the rollout before this update", "s", lambda r: r.rollout_seconds),

@@ -27,13 +27,12 @@ from sb3_trpo.algorithms.masks import MaskSource, NoMasks
 from sb3_trpo.algorithms.perceptrons import has_hooks, is_own
 from sb3_trpo.algorithms.posing import Posed, Terms, pose
 from sb3_trpo.algorithms.regressions import CriticFit, Settings, fit_critic
-from sb3_trpo.algorithms.replay import experience_of
+from sb3_trpo.algorithms.replay import replay
 from sb3_trpo.algorithms.threads import one_numpy_thread
 from sb3_trpo.algorithms.transaction import all_or_nothing
 from sb3_trpo.algorithms.vec_env import lean_stepping
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.extensions.extension import holdout, measured, reposed
-from sb3_trpo.extensions.sample_reuse import reuse_factor
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="TrustRegionAlgorithm")
 
@@ -54,10 +53,10 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
         # Dropout and batch statistics would make the policy differ between two evaluations of the same parameters.
         self.policy.set_training_mode(False)
         self._update_learning_rate(self.policy.optimizer)
-        radius, damping = self._radius_and_damping()
         started = time.perf_counter()
 
-        experience = experience_of(self)
+        experience, drift = replay(self)
+        radius, damping = self._radius_and_damping(drift)
         actor = Actor(self.policy, experience.steps.first(2))
         problem = reposed(*self._pose_problem(actor, experience), self._slots)
         step = natural_step(
@@ -91,6 +90,7 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
                 step=step,
                 critic=critic,
                 damping=damping,
+                drift=drift if self.reuse > 1 else None,
                 entropy=float(-experience.old_log_prob.mean()) if math.isnan(problem.entropy) else problem.entropy,
                 std=float(self.policy.log_std.detach().exp().mean()) if hasattr(self.policy, "log_std") else None,
                 explained_variance=self._explained_variance(),
@@ -125,8 +125,8 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
         """From 1 to 0 and no further: the last rollout overshoots the end, where schedules would turn negative."""
         self._current_progress_remaining = max(1.0 - num_timesteps / total_timesteps, 0.0)
 
-    def _radius_and_damping(self) -> tuple[float, float]:
-        """delta and lambda of the coming update.
+    def _radius_and_damping(self, drift: float) -> tuple[float, float]:
+        """delta and lambda of the coming update, before which the policy has moved by ``drift`` from what it reuses.
 
         :raises ValueError: when a schedule or the controller gives a negative number or none at all
         """
@@ -135,10 +135,9 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
         radius = self.radius_controller.radius(target, progress)
-        radius *= reuse_factor(self.reuse)
         arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
         arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
-        return radius * self.radius_factor, damping
+        return self.step_bound.within(radius * self.radius_factor, self.reuse, drift), damping
 
     def _explained_variance(self) -> float:
         """Of the rollout's returns by its values; NaN, without a word of numpy's, where they are not finite."""

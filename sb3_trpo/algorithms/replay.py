@@ -61,22 +61,34 @@ class Rollout(NamedTuple):
         return self
 
 
-def experience_of(algorithm: "TrustRegionAlgorithm") -> Experience:
-    """What the coming update learns from: the rollout in the buffer, and those before it that are used again."""
+class Replay(NamedTuple):
+    r"""What an update learns from, and how far the present policy has drifted from those that acted.
+
+    The ``drift`` is the mean total variation between them, in [0, 1], estimated by that of the actions taken:
+    :math:`E_\pi|\pi_k / \pi - 1| / 2`.
+    """
+
+    experience: Experience
+    drift: float
+
+
+def replay(algorithm: "TrustRegionAlgorithm") -> Replay:
+    """The rollout in the buffer, and those before it that are used again."""
     if algorithm.reuse == 1:
         algorithm.past_rollouts = ()  # of a file that was saved with another M
-        return algorithm._experience()
+        return Replay(algorithm._experience(), 0.0)
     rollouts = (*algorithm.past_rollouts, Rollout.of(algorithm))[-algorithm.reuse :]
     algorithm.past_rollouts = rollouts[1 - algorithm.reuse :]
-    return reused_experience(algorithm, rollouts)
+    return _replayed(algorithm, rollouts)
 
 
-def reused_experience(algorithm: "TrustRegionAlgorithm", rollouts: tuple[Rollout, ...]) -> Experience:
+def _replayed(algorithm: "TrustRegionAlgorithm", rollouts: tuple[Rollout, ...]) -> Replay:
     """All steps of ``rollouts``, whose policies differ, as the present policy and critic see them.
 
     Each rollout has the same weight in all. Advantages and the critic's targets are those of V-trace.
     """
-    parts = [_seen_now(algorithm, rollout) for rollout in rollouts]
+    replays = [_seen_now(algorithm, rollout) for rollout in rollouts]
+    parts = [one.experience for one in replays]
     counts, shift = [len(part.advantages) for part in parts], 0
     weights, clusters = [], []
     for part, count in zip(parts, counts, strict=True):
@@ -84,7 +96,7 @@ def reused_experience(algorithm: "TrustRegionAlgorithm", rollouts: tuple[Rollout
         assert part.clusters is not None
         clusters.append(part.clusters + shift)
         shift += count
-    return Experience(
+    joined = Experience(
         _joined_steps([part.steps for part in parts]),
         th.cat([part.actions for part in parts]),
         th.cat([part.old_log_prob for part in parts]),
@@ -93,9 +105,10 @@ def reused_experience(algorithm: "TrustRegionAlgorithm", rollouts: tuple[Rollout
         th.cat(weights),
         th.cat(clusters),
     )
+    return Replay(joined, sum(one.drift for one in replays) / len(replays))
 
 
-def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Experience:
+def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Replay:
     """One rollout's steps, environment by environment; its weights are another's business."""
     shape = rollout.rewards.shape
     seen: Any = SimpleNamespace(
@@ -108,7 +121,9 @@ def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Experience
     if rollout.action_masks is not None:
         seen.action_masks = rollout.action_masks
     last_values = PolicyActing(algorithm).evaluate(seen, End([], rollout.last_observations, rollout.last_dones))
-    truncated_ratios = np.exp(np.minimum(seen.log_probs - rollout.log_probs, 0.0))
+    with np.errstate(over="ignore"):  # infinitely far is far
+        ratios = np.exp(seen.log_probs - rollout.log_probs)
+    truncated_ratios = np.minimum(ratios, 1.0)
     advantages = generalized_advantages(
         rollout.rewards,
         seen.values,
@@ -129,7 +144,7 @@ def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Experience
         return th.as_tensor(np.ascontiguousarray(array.T).reshape(-1), dtype=th.float32, device=algorithm.device)
 
     masks = rollout.action_masks
-    return Experience(
+    experience = Experience(
         Steps(rows(rollout.observations), None if masks is None else rows(masks).bool()),
         rows(rollout.actions).float(),
         column(rollout.log_probs),
@@ -138,6 +153,7 @@ def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Experience
         column(np.ones(shape)),
         th.as_tensor(stretches(rollout.episode_starts).reshape(-1), device=algorithm.device),
     )
+    return Replay(experience, float(np.mean(np.abs(ratios - 1.0), dtype=np.float64)) / 2.0)
 
 
 def _joined_steps(parts: list[Steps]) -> Steps:

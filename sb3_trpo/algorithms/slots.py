@@ -18,6 +18,7 @@ from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
 from sb3_trpo.extensions.hessian_tracking import HessianAidedTracking
+from sb3_trpo.extensions.sample_reuse import AdaptiveBound, FixedBound, ReuseBound
 from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 
 
@@ -61,6 +62,7 @@ SLOTS = {
         Extension,
     ),
     "validation": Slot("step_validation", {"none": Plain, "held_out": HeldOutValidation}, Extension),
+    "reuse_bound": Slot("step_bound", {"fixed": FixedBound, "adaptive": AdaptiveBound}, ReuseBound),
     "action_noise": Slot(
         "noise_process",
         {"white": WhiteNoise, "colored": ColoredNoise, "pink": PinkNoise, "ou": OrnsteinUhlenbeckNoise},

@@ -32,6 +32,7 @@ BUILT: dict[str, tuple[str, ...]] = {
     "sb3_trpo.extensions.gradient_tracking": ("GradientTracking",),
     "sb3_trpo.extensions.hessian_tracking": ("HessianAidedTracking",),
     "sb3_trpo.extensions.held_out": ("HeldOutValidation",),
+    "sb3_trpo.extensions.sample_reuse": ("AdaptiveBound", "FixedBound"),
     "sb3_trpo.extensions.uncertainty": ("UncertaintyRegion",),
     "stable_baselines3.common.noise": (
         "NormalActionNoise",

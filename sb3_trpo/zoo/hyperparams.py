@@ -37,7 +37,7 @@ ENVIRONMENT_KEYS = {
 EXPRESSIONS = ("policy_kwargs", "normalize", "monitor_kwargs")
 """Keys whose text is a Python expression in RL Zoo too; `plain` writes their dictionaries as such."""
 
-SLOTS = ("radius", "critic", "gradient_estimator", "validation", "action_noise")
+SLOTS = ("radius", "critic", "gradient_estimator", "validation", "reuse_bound", "action_noise")
 """Keys of `sb3_trpo.algorithms.slots`, which is not imported for what needs no torch."""
 
 DICTIONARIES = (*EXPRESSIONS, "env_kwargs", "rollout_buffer_kwargs", *(f"{slot}_kwargs" for slot in SLOTS))

@@ -27,7 +27,7 @@ EXTENSIONS = {
     "confidence": {"radius": "confidence", "radius_kwargs": {"level": 0.4}},
     "held out": {"validation": "held_out"},
     "entropy": {"ent_coef": 0.05, "entropy_floor": 1.4},
-    "reuse": {"reuse": 2},
+    "reuse": {"reuse": 2, "reuse_bound": "adaptive"},
     "noise": {"action_noise": "colored", "action_noise_kwargs": {"beta": 0.5}},
 }
 PAIRS = [(a, b) for a, b in itertools.combinations(EXTENSIONS, 2) if not EXTENSIONS[a].keys() & EXTENSIONS[b].keys()]

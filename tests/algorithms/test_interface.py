@@ -42,6 +42,8 @@ def test_arguments_of_sb3_contrib_keep_name_position_and_default():
         "ent_coef",
         "entropy_floor",
         "reuse",
+        "reuse_bound",
+        "reuse_bound_kwargs",
         "action_noise",
         "action_noise_kwargs",
     ]

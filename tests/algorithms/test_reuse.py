@@ -1,37 +1,69 @@
 """Several rollouts in one update: what it learns from, how far it goes, what is kept of it."""
 
 import io
+import math
 
 import numpy as np
 import pytest
 import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3.common.utils import obs_as_tensor
 from torch.distributions import kl_divergence
 
 from sb3_trpo import TRPO
-from sb3_trpo.algorithms.replay import Rollout, experience_of
+from sb3_trpo.algorithms.replay import Rollout, replay
 from sb3_trpo.core.parameters import flatten
-from sb3_trpo.extensions.sample_reuse import reuse_factor
+from sb3_trpo.extensions.sample_reuse import AdaptiveBound, FixedBound
 from tests.algorithms.kinds import collect, make_model
 from tests.algorithms.test_trust_region import components, frozen_copy
 
 KINDS = ["box", "discrete", "multi_discrete", "multi_binary", "dict", "image", "masked_discrete", "gsde", "beta"]
 
 
-def test_the_radius_by_hand():
-    assert [reuse_factor(m) for m in (1, 2, 3, 4)] == pytest.approx([1.0, 4 / 9, 1 / 4, 4 / 25])
+def test_the_fixed_bound_by_hand():
+    assert [FixedBound().within(1.0, m, drift=0.3) for m in (1, 2, 3, 4)] == pytest.approx([1.0, 4 / 9, 1 / 4, 4 / 25])
+
+
+def test_the_adaptive_bound_by_hand():
+    """delta = 0.02 is eps = 0.2: a tenth in total variation, of which the drift takes its part."""
+    found = [AdaptiveBound().within(0.02, 4, drift) for drift in (0.0, 0.05, 0.1, 0.3, np.inf, np.nan)]
+    assert found == pytest.approx([0.02, 0.005, 0.0, 0.0, 0.0, 0.0], abs=1e-12)
+
+
+@given(st.floats(1e-6, 1.0), st.integers(1, 20))
+def test_updates_that_all_go_as_far_as_they_may_settle_where_the_fixed_bound_is(radius, reuse):
+    """In total variation, of which Pinsker allows sqrt(delta_k / 2), and in the same direction each time."""
+    adaptive, fixed = AdaptiveBound(), math.sqrt(FixedBound().within(radius, reuse, 0.0) / 2)
+    moves = [fixed] * reuse
+    drift = sum(i * move for i, move in enumerate(moves)) / reuse
+    assert math.sqrt(adaptive.within(radius, reuse, drift) / 2) == pytest.approx(fixed, rel=1e-6)
+
+
+@given(st.floats(1e-3, 1.0), st.integers(1, 8), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30))
+def test_the_adaptive_bound_keeps_the_policies_close_whatever_the_steps(radius, reuse, shares):
+    """The new policy is on average within sqrt(delta / 2) of those that acted, and something is always left."""
+    adaptive, steps = AdaptiveBound(), []
+    for share in shares:
+        acted = steps[1 - reuse :] if reuse > 1 else []
+        distances = [sum(acted[i:]) for i in range(len(acted) + 1)]  # to the present policy, which acted last
+        left = math.sqrt(adaptive.within(radius, reuse, float(np.mean(distances))) / 2)
+        assert left >= math.sqrt(radius / 2) / reuse * (1 - 1e-6)
+        steps.append(share * left)
+        assert np.mean(distances) + steps[-1] <= math.sqrt(radius / 2) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_update_is_the_plain_one(kind):
     """There is nothing to use again yet; V-trace of the policy that acted is generalised advantage estimation."""
     plain, reusing = (collect(make_model(kind, reuse=reuse, n_critic_updates=0)) for reuse in (1, 3))
-    ours, theirs = experience_of(reusing), experience_of(plain)
+    (ours, drift), (theirs, _) = replay(reusing), replay(plain)
+    assert drift == pytest.approx(0.0, abs=1e-5)
     for name in ("actions", "old_log_prob", "advantages", "returns", "weights"):
         th.testing.assert_close(getattr(ours, name).float(), getattr(theirs, name).float(), rtol=1e-4, atol=1e-4)
     assert th.equal(ours.clusters, theirs.clusters)
     reusing.past_rollouts = ()
-    reusing.target_kl = plain.target_kl / reuse_factor(3)
+    reusing.target_kl = plain.target_kl * 4
     plain.train()
     reusing.train()
     weights = [flatten(list(model.policy.parameters())) for model in (plain, reusing)]
@@ -47,7 +79,8 @@ def test_older_rollouts_are_seen_by_the_present_policy_and_critic(kind):
     model.train()
     collect(model)
     second = Rollout.of(model)
-    found = experience_of(model)
+    found, drift = replay(model)
+    ratios = []
     n = 64
     assert len(found.advantages) == 2 * n
     th.testing.assert_close(found.weights, th.full((2 * n,), 1 / (2 * n)))
@@ -73,6 +106,7 @@ def test_older_rollouts_are_seen_by_the_present_policy_and_critic(kind):
                 )
                 last_value = float(model.policy.predict_values(model.policy.obs_to_tensor(last)[0]))
             values = values.flatten().numpy()
+            ratios.append(np.exp(log_prob.numpy() - rollout.log_probs[:, env]))
             cut = np.minimum(np.exp(log_prob.numpy() - rollout.log_probs[:, env]), 1.0)
             advantage, expected = 0.0, np.zeros(32)
             for t in reversed(range(32)):
@@ -84,6 +118,8 @@ def test_older_rollouts_are_seen_by_the_present_policy_and_critic(kind):
             np.testing.assert_allclose(found.old_log_prob[rows], rollout.log_probs[:, env])
             np.testing.assert_allclose(found.advantages[rows], expected, rtol=1e-3, atol=1e-4)
             np.testing.assert_allclose(found.returns[rows], values + cut * expected, rtol=1e-3, atol=1e-4)
+    assert drift == pytest.approx(np.mean(np.abs(np.array(ratios) - 1)) / 2, rel=1e-3)
+    assert drift > 1e-3
 
 
 @pytest.mark.parametrize("loop", [True, False])
@@ -103,6 +139,41 @@ def test_rollouts_come_and_go_and_the_radius_is_small_from_the_first(loop):
         kl = float(kl_divergence(before, after).sum(1).mean())
         assert kl == pytest.approx(model.logger.name_to_value["train/kl_divergence_loss"], rel=1e-3)
         assert kl <= radius * (1 + 1e-3)
+
+
+def distances_to_those_that_acted(bound):
+    """After each of some updates: mean exact total variation over the one that an update of one rollout may make."""
+    model = make_model("discrete", reuse=3, reuse_bound=bound, n_steps=512, target_kl=0.02, gamma=0.9, seed=2)
+    acted, found = [], []
+    for _ in range(8):
+        collect(model)
+        acted = [*acted, frozen_copy(model)][-3:]
+        rollouts = (*model.past_rollouts, Rollout.of(model))
+        model.train()
+        drift, radius = (model.logger.name_to_value[f"train/{key}"] for key in ("reuse_drift", "radius"))
+        assert radius == pytest.approx(AdaptiveBound().within(0.02, 3, drift) if bound == "adaptive" else 0.02 / 4)
+        assert (drift > 1e-3) == (len(rollouts) > 1)
+        far = []
+        for policy, rollout in zip(acted, rollouts, strict=True):
+            seen = th.as_tensor(rollout.observations.reshape(-1, *rollout.observations.shape[2:]))
+            with th.no_grad():
+                before, after = (p.get_distribution(seen).distribution.probs for p in (policy, model.policy))
+            far.append(float((after - before).abs().sum(1).mean()) / 2)
+        found.append(np.mean(far) / np.sqrt(0.02 / 2))
+    return found
+
+
+def test_the_new_policy_is_close_to_those_that_acted():
+    fixed, adaptive = map(distances_to_those_that_acted, ("fixed", "adaptive"))
+    assert max(fixed) <= 1.0
+    assert max(adaptive) < 1.05  # the drift is an estimate
+    assert np.mean(adaptive) > np.mean(fixed)
+
+
+def test_the_drift_is_of_reuse_alone():
+    model = collect(make_model("box"))
+    model.train()
+    assert "train/reuse_drift" not in model.logger.name_to_value
 
 
 def test_a_callback_may_look_at_the_samples():
@@ -125,7 +196,7 @@ def test_a_file_goes_on_with_another_number_of_rollouts(reuse, held):
     assert len(model.past_rollouts) == 3
     model.learn(64 * 2, reset_num_timesteps=False)
     assert len(model.past_rollouts) == held
-    assert model.logger.name_to_value["train/radius"] == pytest.approx(0.02 * reuse_factor(reuse))
+    assert model.logger.name_to_value["train/radius"] == pytest.approx(0.02 * (2 / (reuse + 1)) ** 2)
 
 
 def test_once_is_the_plain_algorithm():

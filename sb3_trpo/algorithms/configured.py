@@ -275,11 +275,21 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
         No callback holds the training back before one does so.
         """
         self.radius_factor = 1.0
-        given, self.action_noise = self.action_noise, None
+        self._hidden_noise, self.action_noise = self.action_noise, None
         try:
             return super()._setup_learn(*args, **kwargs)
         finally:
-            self.action_noise = given
+            self._show_action_noise()
+
+    def _init_callback(self, *args: Any, **kwargs: Any) -> BaseCallback:
+        """As in Stable-Baselines3; callbacks, which may save, find the algorithm whole."""
+        self._show_action_noise()
+        return super()._init_callback(*args, **kwargs)
+
+    def _show_action_noise(self) -> None:
+        """Let it be what it was again, if it is hidden."""
+        if "_hidden_noise" in vars(self):
+            self.action_noise = vars(self).pop("_hidden_noise")
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As in Stable-Baselines3; the noise of actions begins anew, too."""

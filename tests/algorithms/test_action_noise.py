@@ -243,6 +243,27 @@ def test_names_and_classes(action_noise, kwargs, expected):
     assert type(model.noise_process) is type(expected)
 
 
+class SaveFirst(BaseCallback):
+    """Saves before the first step, when Stable-Baselines3 sets a training up."""
+
+    def _init_callback(self):
+        self.file = io.BytesIO()
+        self.model.save(self.file)
+        self.file.seek(0)
+
+    def _on_step(self):
+        return True
+
+
+def test_what_is_saved_before_the_first_step_has_the_noise():
+    model = make_model("box", action_noise="pink")
+    saving = SaveFirst()
+    model.learn(64, saving)
+    loaded = TRPO.load(saving.file, env=model.get_env())
+    assert loaded.action_noise == model.action_noise == "pink"
+    assert isinstance(loaded.noise_process, PinkNoise)
+
+
 def test_another_noise_can_be_given_to_a_saved_model():
     """It begins anew then, also where all the rest goes on."""
 

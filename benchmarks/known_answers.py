@@ -24,6 +24,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.exact import Episodes, ExactProblem, LinearQuadratic, Tabular, batches_of
+from sb3_trpo.core.activations import Array
 from sb3_trpo.core.advantages import generalized_advantages
 from sb3_trpo.core.natural_step import NaturalStep, natural_step
 from sb3_trpo.core.parameters import assign, flatten
@@ -34,7 +35,7 @@ from sb3_trpo.extensions.extension import Extension, Plain
 from sb3_trpo.extensions.gradient_tracking import GradientTracking
 from sb3_trpo.extensions.held_out import HeldOutValidation
 from sb3_trpo.extensions.hessian_tracking import HessianAidedTracking
-from sb3_trpo.extensions.sample_reuse import AdaptiveBound, FixedBound, ReuseBound
+from sb3_trpo.extensions.sample_reuse import AdaptiveBound, FixedBound, ReuseBound, total_variation
 from sb3_trpo.extensions.uncertainty import UncertaintyRegion
 
 FOLDER = Path(__file__).parent / "known_answers"
@@ -247,16 +248,16 @@ def learning(
         curve.append(Learning(name, reuse, bound, seed, number * size, problem.exact_return()))
         kept = [*kept, problem.sample(size, generator)][-reuse:]
         seen = [_seen_now(problem, one) for one in kept]
-        drift = float(np.mean([(ratios - 1.0).abs().mean() / 2.0 for _, ratios in seen]))
+        drift = float(np.mean([total_variation(ratios) for _, ratios in seen]))
         joined = Episodes(*(th.cat(columns) for columns in zip(*(now for now, _ in seen), strict=True)))
         joined = joined._replace(weights=joined.weights / len(kept), clusters=th.arange(len(joined.times)))
         batches = batches_of(joined)
-        radius = BOUNDS[bound]().within(LEARNING_RADIUS, reuse, drift)
+        radius = BOUNDS[bound]().within(LEARNING_RADIUS, reuse, len(kept), drift)
         natural_step(constrained_problem(problem, batches), radius=radius, **SETTINGS)  # type: ignore[arg-type]
     return curve
 
 
-def _seen_now(problem: ExactProblem, old: Episodes) -> tuple[Episodes, Tensor]:
+def _seen_now(problem: ExactProblem, old: Episodes) -> tuple[Episodes, Array]:
     """Episodes of an older policy with the advantages of the present one, V-trace with exact values; and the ratios."""
     shape = (-1, problem.horizon)
 
@@ -277,7 +278,7 @@ def _seen_now(problem: ExactProblem, old: Episodes) -> tuple[Episodes, Tensor]:
         1.0,
         grid(ratios.clamp(max=1.0)),
     )
-    return old._replace(advantages=th.as_tensor(advantages.T.reshape(-1).copy()), values=values), ratios
+    return old._replace(advantages=th.as_tensor(advantages.T.reshape(-1).copy()), values=values), ratios.numpy()
 
 
 def episodes_needed(curve: list[Learning], share: float) -> float:
@@ -391,7 +392,7 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
             runs = _by_seed(curves, name, reuse, bound)
             label = "used once" if reuse == 1 else f"last {reuse} batches, {bound} bound"
             mean = np.mean([[p.exact_return for p in run] for run in runs], 0)
-            style = "--" if bound == "adaptive" else "-"
+            style = ":" if bound == "adaptive" else "-"
             row[2].plot([p.episodes for p in runs[0]], mean, style, color=colors[reuse], label=label)
         row[2].axhline(PROBLEMS[name]().optimal_return(), **REFERENCE, label="optimum")
         row[2].set(title=f"{name}: true return", xlabel="episodes")

@@ -106,7 +106,7 @@ class ConfiguredAlgorithm(ResumableAlgorithm):
     critic_regression: Regression
     gradient_tracker: Extension
     step_validation: Extension
-    step_bound: ReuseBound
+    drift_bound: ReuseBound
     noise_process: NoiseProcess | None = None
     radius_factor: float = 1.0
     """Multiplies every radius; below one while a callback holds the training back (`sb3_trpo.callbacks.Validation`)."""

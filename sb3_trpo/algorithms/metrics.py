@@ -190,7 +190,7 @@ METRICS = (
     ),
     Metric(
         "train/reuse_drift",
-        "mean total variation between the policies whose rollouts are used and the present one (`reuse=4`)",
+        "estimated mean total variation between the policies whose rollouts are used and the present one (`reuse=4`)",
         "1",
         lambda r: r.drift,
         extension=True,

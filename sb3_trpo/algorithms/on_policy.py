@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -55,8 +55,8 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         started = time.perf_counter()
 
-        experience, drift = replay(self)
-        radius, damping = self._radius_and_damping(drift)
+        experience, n_rollouts, drift = replay(self)
+        radius, damping = self._radius_and_damping(n_rollouts, drift)
         actor = Actor(self.policy, experience.steps.first(2))
         problem = reposed(*self._pose_problem(actor, experience), self._slots)
         step = natural_step(
@@ -125,19 +125,27 @@ class TrustRegionAlgorithm(ConfiguredAlgorithm):
         """From 1 to 0 and no further: the last rollout overshoots the end, where schedules would turn negative."""
         self._current_progress_remaining = max(1.0 - num_timesteps / total_timesteps, 0.0)
 
-    def _radius_and_damping(self, drift: float) -> tuple[float, float]:
-        """delta and lambda of the coming update, before which the policy has moved by ``drift`` from what it reuses.
+    def _radius_and_damping(self, n_rollouts: int, drift: float) -> tuple[float, float]:
+        """delta and lambda of the coming update from ``n_rollouts``, from whose policies the present one has drifted.
 
-        :raises ValueError: when a schedule or the controller gives a negative number or none at all
+        :raises ValueError: when a schedule, the controller or the bound gives a negative number or none at all
         """
+
+        def check(name: str, value: Any) -> None:
+            arguments.check_number(f"{name} at remaining progress {progress:.3f}", value, ">= 0", lambda x: x >= 0)
+
         progress = self._current_progress_remaining
         target, damping = (
             float(value(progress)) if callable(value) else float(value) for value in (self.target_kl, self.cg_damping)
         )
         radius = self.radius_controller.radius(target, progress)
-        arguments.check_number(f"radius at remaining progress {progress:.3f}", radius, ">= 0", lambda x: x >= 0)
-        arguments.check_number(f"cg_damping at remaining progress {progress:.3f}", damping, ">= 0", lambda x: x >= 0)
-        return self.step_bound.within(radius * self.radius_factor, self.reuse, drift), damping
+        check("radius", radius)
+        check("cg_damping", damping)
+        radius *= self.radius_factor
+        if self.reuse > 1:
+            radius = self.drift_bound.within(radius, self.reuse, n_rollouts, drift)
+            check("radius within reuse_bound", radius)
+        return radius, damping
 
     def _explained_variance(self) -> float:
         """Of the rollout's returns by its values; NaN, without a word of numpy's, where they are not finite."""

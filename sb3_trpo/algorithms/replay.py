@@ -13,6 +13,7 @@ from sb3_trpo.algorithms.experience import Experience, grid, stretches
 from sb3_trpo.algorithms.steps import Steps
 from sb3_trpo.core.activations import Array
 from sb3_trpo.core.advantages import generalized_advantages
+from sb3_trpo.extensions.sample_reuse import total_variation
 
 if TYPE_CHECKING:
     from sb3_trpo.algorithms.on_policy import TrustRegionAlgorithm
@@ -62,13 +63,13 @@ class Rollout(NamedTuple):
 
 
 class Replay(NamedTuple):
-    r"""What an update learns from, and how far the present policy has drifted from those that acted.
+    """What an update learns from: ``n_rollouts``, from whose policies the present one has drifted.
 
-    The ``drift`` is the mean total variation between them, in [0, 1], estimated by that of the actions taken:
-    :math:`E_\pi|\pi_k / \pi - 1| / 2`.
+    The ``drift`` is the mean total variation between them, in [0, 1], as the actions taken tell it.
     """
 
     experience: Experience
+    n_rollouts: int
     drift: float
 
 
@@ -76,7 +77,7 @@ def replay(algorithm: "TrustRegionAlgorithm") -> Replay:
     """The rollout in the buffer, and those before it that are used again."""
     if algorithm.reuse == 1:
         algorithm.past_rollouts = ()  # of a file that was saved with another M
-        return Replay(algorithm._experience(), 0.0)
+        return Replay(algorithm._experience(), 1, 0.0)
     rollouts = (*algorithm.past_rollouts, Rollout.of(algorithm))[-algorithm.reuse :]
     algorithm.past_rollouts = rollouts[1 - algorithm.reuse :]
     return _replayed(algorithm, rollouts)
@@ -105,7 +106,7 @@ def _replayed(algorithm: "TrustRegionAlgorithm", rollouts: tuple[Rollout, ...]) 
         th.cat(weights),
         th.cat(clusters),
     )
-    return Replay(joined, sum(one.drift for one in replays) / len(replays))
+    return Replay(joined, len(replays), sum(one.drift for one in replays) / len(replays))
 
 
 def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Replay:
@@ -121,9 +122,7 @@ def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Replay:
     if rollout.action_masks is not None:
         seen.action_masks = rollout.action_masks
     last_values = PolicyActing(algorithm).evaluate(seen, End([], rollout.last_observations, rollout.last_dones))
-    with np.errstate(over="ignore"):  # infinitely far is far
-        ratios = np.exp(seen.log_probs - rollout.log_probs)
-    truncated_ratios = np.minimum(ratios, 1.0)
+    truncated_ratios = np.exp(np.minimum(seen.log_probs - rollout.log_probs, 0.0))
     advantages = generalized_advantages(
         rollout.rewards,
         seen.values,
@@ -153,7 +152,7 @@ def _seen_now(algorithm: "TrustRegionAlgorithm", rollout: Rollout) -> Replay:
         column(np.ones(shape)),
         th.as_tensor(stretches(rollout.episode_starts).reshape(-1), device=algorithm.device),
     )
-    return Replay(experience, float(np.mean(np.abs(ratios - 1.0), dtype=np.float64)) / 2.0)
+    return Replay(experience, 1, total_variation(truncated_ratios))
 
 
 def _joined_steps(parts: list[Steps]) -> Steps:

@@ -62,7 +62,7 @@ SLOTS = {
         Extension,
     ),
     "validation": Slot("step_validation", {"none": Plain, "held_out": HeldOutValidation}, Extension),
-    "reuse_bound": Slot("step_bound", {"fixed": FixedBound, "adaptive": AdaptiveBound}, ReuseBound),
+    "reuse_bound": Slot("drift_bound", {"fixed": FixedBound, "adaptive": AdaptiveBound}, ReuseBound),
     "action_noise": Slot(
         "noise_process",
         {"white": WhiteNoise, "colored": ColoredNoise, "pink": PinkNoise, "ou": OrnsteinUhlenbeckNoise},

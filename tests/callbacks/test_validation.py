@@ -121,7 +121,7 @@ def test_the_radius_shrinks_and_recovers_slowly():
         def _on_rollout_start(self):
             radii.append(self.model.radius_factor)
             free = self.model.radius_controller.radius(0.1, 1.0)
-            assert self.model._radius_and_damping(drift=0.0)[0] == free * self.model.radius_factor
+            assert self.model._radius_and_damping(1, 0.0)[0] == free * self.model.radius_factor
 
         def _on_step(self):
             return True

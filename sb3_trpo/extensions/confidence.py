@@ -3,7 +3,9 @@
 A candidate of the line search is accepted only when the lower bound of its improvement, on steps that the direction
 was not computed from, is above zero (see `improvement`); a step that does harm then passes with probability ``level``
 at most, as far as the stretches of experience that are kept aside are independent: with gamma lambda near one and noise
-that is correlated they are less so, and a level of 5 % was found to be one of 8 % (0.99, pink). The radius shrinks when
+that is correlated they are less so, and a level of 5 % was found to be one of 8 % (0.99, pink). Its KL divergence there
+must be within the radius, too: the whole rollout is then in the trust region, and not only what is learned from. The
+radius shrinks when
 no candidate is sure enough, or when the reduction ratio is poor, and grows while improvements are both sure and as
 foretold.
 
@@ -55,9 +57,11 @@ class ConfidenceRadius(AdaptiveRadius):
         improvement = Improvement(sample.policy, sample.held_out)
 
         def objection(radius: float) -> StepStatus | None:
-            found, _ = improvement.now()
+            found, kl = improvement.now()
             self.improvement, self.lower = found.mean, found.mean - margin(found, self.level)
-            return problem.objection(radius) if self.lower > 0.0 else StepStatus.UNCERTAIN
+            if not self.lower > 0.0:
+                return StepStatus.UNCERTAIN
+            return problem.objection(radius) if kl <= radius else StepStatus.KL_TOO_LARGE_ON_HELD_OUT
 
         return problem._replace(objection=objection)
 

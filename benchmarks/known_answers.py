@@ -225,11 +225,12 @@ def _parted(batch: Episodes, count: int) -> tuple[Episodes, Episodes | None]:
 
 
 class Learning(NamedTuple):
-    """True return after so many ``episodes`` in all, of a training with M = ``reuse`` batches an update."""
+    """True return after so many ``episodes`` in all, of a training with M = ``reuse`` batches of ``batch`` episodes."""
 
     problem: str
     reuse: int
     bound: str
+    batch: int
     seed: int
     episodes: int
     exact_return: float
@@ -238,14 +239,21 @@ class Learning(NamedTuple):
 BOUNDS: dict[str, Callable[[], ReuseBound]] = {"fixed": FixedBound, "adaptive": AdaptiveBound}
 
 
+EPISODES = 12
+"""Behind each update, of one batch or of several."""
+
+
 def learning(
-    name: str, reuse: int, seed: int, bound: str = "fixed", episodes: int = 12, total: int = 360
+    name: str, reuse: int, seed: int, bound: str = "fixed", batch: int | None = None, total: int = 360
 ) -> list[Learning]:
-    """Batches of ``episodes`` over M, and of them the last M in each update, by V-trace and in the smaller region."""
+    """The last M batches in each update, by V-trace and in the smaller region.
+
+    There are `EPISODES` in all of them; with ``batch`` as many in each.
+    """
     problem, generator = PROBLEMS[name](), th.Generator().manual_seed(seed)
-    size, kept, curve = episodes // reuse, [], []
+    size, kept, curve = batch or EPISODES // reuse, [], []
     for number in range(total // size):
-        curve.append(Learning(name, reuse, bound, seed, number * size, problem.exact_return()))
+        curve.append(Learning(name, reuse, bound, size, seed, number * size, problem.exact_return()))
         kept = [*kept, problem.sample(size, generator)][-reuse:]
         seen = [_seen_now(problem, one) for one in kept]
         drift = float(np.mean([total_variation(ratios) for _, ratios in seen]))
@@ -255,6 +263,12 @@ def learning(
         radius = BOUNDS[bound]().within(LEARNING_RADIUS, reuse, len(kept), drift)
         natural_step(constrained_problem(problem, batches), radius=radius, **SETTINGS)  # type: ignore[arg-type]
     return curve
+
+
+def ways() -> list[tuple[int, str, int]]:
+    """Rollouts in an update, bound, episodes a batch: small batches are used once, too, to tell what reuse adds."""
+    once = [(1, "fixed", EPISODES // reuse) for reuse in REUSES]
+    return once + [(reuse, bound, EPISODES // reuse) for reuse in REUSES if reuse > 1 for bound in BOUNDS]
 
 
 def _seen_now(problem: ExactProblem, old: Episodes) -> tuple[Episodes, Array]:
@@ -290,6 +304,8 @@ def episodes_needed(curve: list[Learning], share: float) -> float:
 
 REUSES = (1, 2, 4, 6)
 SEEDS = range(5)
+LATE = 240
+"""Episodes after which a training is late."""
 BATCHES = (4, 10)
 """Episodes of a batch."""
 REFERENCE: Any = {"color": "#5f6368", "linestyle": "--", "linewidth": 1}
@@ -314,10 +330,9 @@ def main(
     curves = [
         point
         for name in PROBLEMS
-        for reuse in REUSES
-        for bound in (BOUNDS if reuse > 1 else ("fixed",))
+        for reuse, bound, batch in ways()
         for seed in (SEEDS[:1] if quick else SEEDS)
-        for point in learning(name, reuse, seed, bound)
+        for point in learning(name, reuse, seed, bound, batch)
     ]
     _write(folder / "reuse.csv", curves)
     draw(errors, harms, curves, folder / "known_answers.png")
@@ -342,19 +357,20 @@ def summary(errors: list[TrackingError], harms: list[Harm], curves: list[Learnin
         f"| {h.harmful_of_accepted:.1%} | {h.gain:.3f} | {h.loss:.3f} |"
         for h in harms
     ]
-    lines += ["", "| problem | rollouts in an update | bound | episodes to 50 % | to 80 % | to 90 % |"]
-    lines += ["|---|---|---|---|---|---|"]
-    for kind in dict.fromkeys((p.problem, p.reuse, p.bound) for p in curves):
-        needed = np.median([[episodes_needed(c, s) for s in (0.5, 0.8, 0.9)] for c in _by_seed(curves, *kind)], 0)
-        name, reuse, bound = kind
-        lines.append(
-            f"| {name} | {reuse} | {bound if reuse > 1 else ''} | " + " | ".join(f"{n:.0f}" for n in needed) + " |"
-        )
+    lines += ["", "| problem | rollouts in an update | episodes in each | bound | to 50 % | to 80 % | to 90 % | late |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for kind in dict.fromkeys((p.problem, p.reuse, p.bound, p.batch) for p in curves):
+        runs = _by_seed(curves, *kind)
+        needed = np.median([[episodes_needed(run, share) for share in (0.5, 0.8, 0.9)] for run in runs], 0)
+        late = np.mean([p.exact_return for run in runs for p in run if p.episodes >= LATE])
+        name, reuse, bound, batch = kind
+        figures = " | ".join(f"{number:.0f}" for number in needed)
+        lines.append(f"| {name} | {reuse} | {batch} | {bound if reuse > 1 else ''} | {figures} | {late:.1f} |")
     return lines
 
 
-def _by_seed(curves: list[Learning], name: str, reuse: int, bound: str) -> list[list[Learning]]:
-    chosen = [p for p in curves if (p.problem, p.reuse, p.bound) == (name, reuse, bound)]
+def _by_seed(curves: list[Learning], name: str, reuse: int, bound: str, batch: int) -> list[list[Learning]]:
+    chosen = [p for p in curves if (p.problem, p.reuse, p.bound, p.batch) == (name, reuse, bound, batch)]
     return [[p for p in chosen if p.seed == seed] for seed in dict.fromkeys(p.seed for p in chosen)]
 
 
@@ -388,11 +404,14 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
         row[1].set_ylim(0, 1.4 * row[1].get_ylim()[1])  # room for the legend
         row[1].set(title=f"{name}: batches whose step does harm, %")
         colors = dict(zip(dict.fromkeys(p.reuse for p in curves), COLORS, strict=False))
-        for reuse, bound in dict.fromkeys((p.reuse, p.bound) for p in curves):
-            runs = _by_seed(curves, name, reuse, bound)
-            label = "used once" if reuse == 1 else f"last {reuse} batches, {bound} bound"
+        sizes = {p.batch for p in curves}
+        for reuse, bound, batch in dict.fromkeys((p.reuse, p.bound, p.batch) for p in curves):
+            if reuse == 1 and batch not in (max(sizes), min(sizes)):
+                continue  # enough lines
+            runs = _by_seed(curves, name, reuse, bound, batch)
+            label = f"batches of {batch}" if reuse == 1 else f"last {reuse} of {batch}, {bound} bound"
             mean = np.mean([[p.exact_return for p in run] for run in runs], 0)
-            style = ":" if bound == "adaptive" else "-"
+            style = "--" if reuse == 1 and batch < max(sizes) else ":" if bound == "adaptive" else "-"
             row[2].plot([p.episodes for p in runs[0]], mean, style, color=colors[reuse], label=label)
         row[2].axhline(PROBLEMS[name]().optimal_return(), **REFERENCE, label="optimum")
         row[2].set(title=f"{name}: true return", xlabel="episodes")

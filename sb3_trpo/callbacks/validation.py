@@ -131,6 +131,8 @@ class Validation(BaseCallback):
         check_integer("seed", seed, 0)
         if not isinstance(averaged, AveragedPolicy | None):
             raise ValueError(f"averaged={averaged!r} must be an AveragedPolicy, or None to validate the present policy")
+        if not isinstance(env, VecEnv | gym.Env):
+            raise ValueError(f"env={env!r} must be an environment, or a vectorised one: make one of an id")
         self.env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
         self.eval_freq, self.n_eval_episodes, self.deterministic = eval_freq, n_eval_episodes, deterministic
         self.alpha, self.tolerance = alpha, tolerance

@@ -5,9 +5,8 @@ was not computed from, is above zero (see `improvement`); a step that does harm 
 at most, as far as the stretches of experience that are kept aside are independent: with gamma lambda near one and noise
 that is correlated they are less so, and a level of 5 % was found to be one of 8 % (0.99, pink). Its KL divergence there
 must be within the radius, too: the whole rollout is then in the trust region, and not only what is learned from. The
-radius shrinks when
-no candidate is sure enough, or when the reduction ratio is poor, and grows while improvements are both sure and as
-foretold.
+radius shrinks when no candidate is sure enough, or when the reduction ratio is poor, and grows while improvements are
+both sure and as foretold.
 
 Source: the conservative policy improvement of Thomas, Theocharous, Ghavamzadeh (2015, High Confidence Policy
 Improvement), whose test on a held-out part of the data this is, for the surrogate objective in place of importance

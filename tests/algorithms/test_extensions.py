@@ -53,7 +53,8 @@ def test_the_joint_kl_is_within_the_radius(pair):
         collect(model)
         old = frozen_copy(model)
         model.train()
-        seen = th.cat([batch.observations.observations for batch in samples[-1].batches])
+        posed = samples[-1]
+        seen = th.cat([batch.observations.observations for batch in (*posed.batches, *posed.held_out)])
         with th.no_grad():
             (before,), (after,) = (components(policy.get_distribution(seen)) for policy in (old, model.policy))
         kl = float(kl_divergence(before, after).sum(1).double().mean())

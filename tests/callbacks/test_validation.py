@@ -552,6 +552,8 @@ def test_what_cannot_be_used_is_refused():
         model.learn(200, Validation(probe(normalize=True)))
     with pytest.raises(ValueError, match=r"averaged=0\.95 must be an AveragedPolicy"):
         Validation(probe(), averaged=0.95)
+    with pytest.raises(ValueError, match=r"env='Pendulum-v1' must be an environment"):
+        Validation("Pendulum-v1")
     with pytest.raises(RuntimeError, match="list AveragedPolicy before what uses it"):
         model.learn(200, Validation(probe(), averaged=AveragedPolicy()))
 

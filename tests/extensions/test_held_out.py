@@ -10,6 +10,7 @@ from sb3_trpo.core.intervals import Estimate
 from sb3_trpo.core.parameters import assign, flatten
 from sb3_trpo.core.status import StepStatus
 from sb3_trpo.extensions.confidence import ConfidenceRadius
+from sb3_trpo.extensions.extension import Plain
 from sb3_trpo.extensions.held_out import HeldOutValidation
 from sb3_trpo.extensions.improvement import Improvement, margin
 from tests.core.cases import make_case
@@ -95,6 +96,30 @@ def test_a_step_whose_held_out_kl_breaks_the_radius_is_shortened():
     assign(case.parameters, start)
     problem, sample = sample_of(case, actions, advantages, held_out=KEPT)
     tight = step_on(HeldOutValidation().repose(problem, sample), max_candidates=1)
+    assert tight.status is StepStatus.KL_TOO_LARGE_ON_HELD_OUT
+
+
+def test_a_sure_step_whose_held_out_kl_breaks_the_radius_is_shortened():
+    """Where the held-out half agrees with the step, and moves more."""
+    case = make_case("gaussian", 0, n=N)
+    case.inputs[20:] = 2.0 * case.inputs[:20]
+    actions = actions_of(case)
+    advantages = (actions - case.net(case.inputs)[0]).sum(1).detach()  # larger is better, everywhere
+    start = flatten(case.parameters)
+
+    def step_by(controller, **more):
+        assign(case.parameters, start)
+        problem, sample = sample_of(case, actions, advantages, held_out=KEPT)
+        held_out = Improvement(sample.policy, sample.held_out)
+        return step_on(controller.repose(problem, sample), **more), held_out.now()[1]
+
+    loose, kl = step_by(Plain())
+    assert kl > loose.radius
+    sure, kl = step_by(ConfidenceRadius(level=0.45))
+    assert sure.accepted
+    assert sure.backtracks > loose.backtracks
+    assert kl <= sure.radius
+    tight, _ = step_by(ConfidenceRadius(level=0.45), max_candidates=1)
     assert tight.status is StepStatus.KL_TOO_LARGE_ON_HELD_OUT
 
 

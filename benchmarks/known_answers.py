@@ -237,8 +237,6 @@ class Learning(NamedTuple):
 
 
 BOUNDS: dict[str, Callable[[], ReuseBound]] = {"fixed": FixedBound, "adaptive": AdaptiveBound}
-
-
 EPISODES = 12
 """Behind each update, of one batch or of several."""
 
@@ -302,6 +300,8 @@ def episodes_needed(curve: list[Learning], share: float) -> float:
     return min((point.episodes for point in curve if point.exact_return >= aim), default=float("inf"))
 
 
+SHOWN = ("batch", "tracked, weight 0.5", "by the Hessian, weight 0.5")
+"""Estimators whose variance and bias are drawn."""
 REUSES = (1, 2, 4, 6)
 SEEDS = range(5)
 LATE = 240
@@ -375,7 +375,9 @@ def _by_seed(curves: list[Learning], name: str, reuse: int, bound: str, batch: i
 
 
 def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning], path: Path) -> None:
-    """A row for each problem: the tracked gradient's cosine, harmful steps, learning with samples used again."""
+    """A row for each problem: the tracked gradient's cosine, and its variance and bias; harmful steps; learning with
+    samples used again.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -383,7 +385,7 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
 
     from sb3_trpo.evaluation.curves import COLORS
 
-    figure, axes = plt.subplots(len(PROBLEMS), 3, figsize=(13, 7), layout="constrained")
+    figure, axes = plt.subplots(len(PROBLEMS), 4, figsize=(17, 7), layout="constrained")
     for row, name in zip(axes, PROBLEMS, strict=True):
         weights = dict(zip(dict.fromkeys(e.estimator.split(", ")[-1] for e in errors), COLORS, strict=False))
         for estimator in dict.fromkeys(e.estimator for e in errors):
@@ -392,17 +394,25 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
             color, style = weights[weight], {"by the Hessian": "--", "averaged": ":"}.get(kind, "-")
             row[0].plot([e.update for e in points], [e.cosine for e in points], style, color=color, label=estimator)
         row[0].set(title=f"{name}: cosine with the true gradient", xlabel="update", ylim=(0, 1))
+        for color, estimator in zip(COLORS, SHOWN, strict=False):
+            points = [e for e in errors if (e.problem, e.estimator) == (name, estimator)]
+            for style, title, attribute in (("-", "variance", "variance"), (":", "squared bias", "bias")):
+                errors_of = [getattr(e, attribute) for e in points]
+                row[1].plot([e.update for e in points], errors_of, style, color=color, label=f"{title}: {estimator}")
+        row[1].set_yscale("symlog", linthresh=0.1)
+        row[1].set_ylim(top=1e4)  # room for the legend
+        row[1].set(title=f"{name}: the gradient's error, relative", xlabel="update")
         chosen = [h for h in harms if h.problem == name]
         places = {region: number for number, region in enumerate(REGIONS)}
         for offset, color, episodes in zip((-0.2, 0.2), COLORS, BATCHES, strict=False):
             some = [h for h in chosen if h.episodes == episodes]
             heights = [100 * h.harmful for h in some]
             middles = [places[h.region] + offset for h in some]
-            row[1].bar(middles, heights, 0.4, color=color, label=f"{episodes} episodes a batch")
-        row[1].axhline(100 * LEVEL, **REFERENCE, label="level of the confidence radius")
-        row[1].set_xticks(list(places.values()), [region.replace(" ", "\n") for region in places])
-        row[1].set_ylim(0, 1.4 * row[1].get_ylim()[1])  # room for the legend
-        row[1].set(title=f"{name}: batches whose step does harm, %")
+            row[2].bar(middles, heights, 0.4, color=color, label=f"{episodes} episodes a batch")
+        row[2].axhline(100 * LEVEL, **REFERENCE, label="level of the confidence radius")
+        row[2].set_xticks(list(places.values()), [region.replace(" ", "\n") for region in places])
+        row[2].set_ylim(0, 1.4 * row[2].get_ylim()[1])  # room for the legend
+        row[2].set(title=f"{name}: batches whose step does harm, %")
         colors = dict(zip(dict.fromkeys(p.reuse for p in curves), COLORS, strict=False))
         sizes = {p.batch for p in curves}
         for reuse, bound, batch in dict.fromkeys((p.reuse, p.bound, p.batch) for p in curves):
@@ -412,9 +422,9 @@ def draw(errors: list[TrackingError], harms: list[Harm], curves: list[Learning],
             label = f"batches of {batch}" if reuse == 1 else f"last {reuse} of {batch}, {bound} bound"
             mean = np.mean([[p.exact_return for p in run] for run in runs], 0)
             style = "--" if reuse == 1 and batch < max(sizes) else ":" if bound == "adaptive" else "-"
-            row[2].plot([p.episodes for p in runs[0]], mean, style, color=colors[reuse], label=label)
-        row[2].axhline(PROBLEMS[name]().optimal_return(), **REFERENCE, label="optimum")
-        row[2].set(title=f"{name}: true return", xlabel="episodes")
+            row[3].plot([p.episodes for p in runs[0]], mean, style, color=colors[reuse], label=label)
+        row[3].axhline(PROBLEMS[name]().optimal_return(), **REFERENCE, label="optimum")
+        row[3].set(title=f"{name}: true return", xlabel="episodes")
     for axis in axes[0]:
         axis.legend(frameon=False, fontsize=8)
     for axis in axes.flat:

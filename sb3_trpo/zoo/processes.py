@@ -49,6 +49,17 @@ def _interrupt_by_ctrl_c(number: int) -> None:
         raise Interrupted(number)
 
 
+def postponing_signals() -> SignalWatch:
+    """In the ``with`` block the first Ctrl-C or SIGTERM is noted only, for `let_arrive`; a second ends the process."""
+    return SignalWatch((signal.SIGINT, signal.SIGTERM))
+
+
+def let_arrive(watch: SignalWatch) -> None:
+    """Have the signal that was noted do now what it does outside the block."""
+    if watch.received is not None:
+        signal.raise_signal(watch.received)
+
+
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Deaf to Ctrl-C, for the moments of tidying up after the first; in the main thread, others never hear it."""

@@ -21,7 +21,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sb3_trpo.zoo.processes import undisturbed
+from sb3_trpo.zoo.processes import let_arrive, postponing_signals, undisturbed
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_RETRIES = 3
@@ -75,9 +75,11 @@ def run_next(study: optuna.Study, database: RDBStorage, objective: Objective, n_
 
     An interrupted trial waits to be run again. One with an error fails, and the error goes on.
     """
-    trial = ask(study)
     value, state = None, None
+    with postponing_signals() as signals:  # a trial begun and not returned would be nobody's
+        trial = ask(study)
     try:
+        let_arrive(signals)
         with heartbeat(database, trial._trial_id):
             trial.set_user_attr(WORKER, worker_name())
             if is_surplus(study, trial.number, n_trials):

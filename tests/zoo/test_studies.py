@@ -9,8 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sb3_trpo.zoo import UsageError, sample_environment, sample_trpo_params, samplers
+from sb3_trpo.zoo import UsageError, sample_environment, sample_trpo_params, samplers, studies
 from sb3_trpo.zoo.databases import open_storage
+from sb3_trpo.zoo.processes import sigterm_interrupts
 from sb3_trpo.zoo.samplers import BY_CURVE, PRUNERS, SAMPLERS, make_pruner, make_sampler
 from sb3_trpo.zoo.studies import (
     FAILURE,
@@ -260,6 +261,29 @@ def test_an_interrupted_trial_waits_to_be_run_again_with_what_it_has(toy):
         assert study.trials[attempt].user_attrs[FAILURE] == INTERRUPTED
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * (MAX_RETRIES + 2) + [TrialState.WAITING]
     assert study.trials[-1].user_attrs == {"curve_0": [[1, 2.0]]}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_trial_interrupted_while_it_begins_is_given_back(toy, monkeypatch, number):
+    """The storage has it, and the caller does not know it yet."""
+    study, database = toy
+    study.enqueue_trial({"x": 0.5})
+
+    def interrupted(study):
+        trial = ask(study)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # twice, as `timeout` does
+        threading.Event().wait(0.1)
+        return trial
+
+    monkeypatch.setattr(studies, "ask", interrupted)
+    for attempt in range(2):
+        with sigterm_interrupts(), pytest.raises(KeyboardInterrupt):
+            run_next(study, database, objective, 5)
+        assert study.trials[attempt].user_attrs[FAILURE] == INTERRUPTED
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.WAITING]
+    assert study.trials[-1].system_attrs["fixed_params"] == {"x": 0.5}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_error_fails_the_trial_with_its_reason_and_goes_on(toy):
